@@ -1,0 +1,1 @@
+"""Benchmarks: each file is a program that prints one JSON object on its last line."""

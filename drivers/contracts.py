@@ -1,0 +1,338 @@
+"""What the kernel asks of its drivers. One file, so that a driver can be replaced.
+
+Every implementation passes the suite in ``tests/conformance/``. Drivers are given their
+clock and the way to run blocking work (``Offload``); they never reach for globals, so the
+whole system also runs in one process on a virtual clock.
+
+Truth and derivation:
+
+    Store ──journal (sequence numbers)──> VectorIndex, LexicalIndex   (derived, rebuildable)
+
+An index remembers the last sequence number it has applied (``position``). It may be absent,
+stale or damaged: then it opens at an earlier position, or at 0, and is fed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+import msgspec
+
+from syscalls.shapes import ChatMessage, Usage
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+    Vectors = NDArray[numpy.float32]
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """Time, as the kernel sees it."""
+
+    def now(self) -> float:
+        """Seconds since the Unix epoch."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back; the origin means nothing."""
+
+
+class Offload(Protocol):
+    """Runs blocking work away from the kernel's loop (or inline, in a simulation)."""
+
+    async def __call__(self, work: Callable[[], T]) -> T:
+        """Run ``work`` and return its result or raise its error.
+
+        The work is not abandoned when the caller is cancelled: it is waited for.
+        """
+
+
+# --- the store
+
+
+Bucket = Literal["meta", "spaces", "records", "versions", "keys", "idem", "grants", "procs", "mail"]
+"""The named maps of a store. Keys are 1 to 500 bytes and ordered bytewise."""
+
+
+class Batch(msgspec.Struct):
+    """One atomic change, as data.
+
+    First every expectation is checked against the state that the batches before this one
+    left; if one fails nothing of this batch is done. Then deletes, puts and journal entries
+    happen together.
+    """
+
+    puts: list[tuple[Bucket, bytes, bytes]] = []
+    deletes: list[tuple[Bucket, bytes]] = []
+    expect: list[tuple[Bucket, bytes, bytes | None]] = []
+    """``(bucket, key, value)``: the exact value now there; None for none."""
+    journal: list[tuple[int, bytes]] = []
+    """``(stream, payload)``: appended to the stream (a space's number) under the next
+    sequence number of the store."""
+
+
+class Mismatch(Exception):  # noqa: N818
+    """An expectation of a batch did not hold; nothing of the batch was done."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"expectation {index} does not hold")
+        self.index = index
+        """Position in ``Batch.expect``."""
+
+
+class StoreStatistics(msgspec.Struct, frozen=True):
+    """Figures of a store since it was opened, but for the sizes."""
+
+    commits: int
+    """Transactions made durable."""
+    batches: int
+    """Batches acknowledged."""
+    mismatches: int
+    pending: int
+    """Batches that wait for the next commit."""
+    largest_group: int
+    """Most batches that shared one commit."""
+    bytes_used: int
+    seq: int
+    """Last sequence number given out."""
+
+
+class Store(Protocol):
+    """Ordered maps with atomic batches and a journal. Acknowledged means on disk."""
+
+    async def commit(self, batch: Batch) -> list[int]:
+        """Apply ``batch``, durably, and return the sequence numbers of its journal entries.
+
+        Batches are applied in the order of the calls. Those that are waiting at the same
+        time share one commit. A cancelled caller's batch may still be applied. Raises
+        Mismatch; EIO with ``detail["driver"] == "store"`` when the disk is full or fails,
+        and then nothing of the batch has happened.
+        """
+
+    def get(self, bucket: Bucket, key: bytes) -> bytes | None:
+        """The acknowledged value, or None."""
+
+    def get_many(self, bucket: Bucket, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Several values from one moment."""
+
+    def scan(
+        self, bucket: Bucket, start: bytes, stop: bytes, *, limit: int = 0, reverse: bool = False
+    ) -> list[tuple[bytes, bytes]]:
+        """Items with ``start <= key < stop`` in order; ``limit`` 0 means all."""
+
+    def journal(self, stream: int, after: int, limit: int) -> list[tuple[int, bytes]]:
+        """Entries of a stream with sequence numbers above ``after``, in order."""
+
+    def last(self, stream: int) -> int:
+        """The stream's last sequence number; 0 when it has none."""
+
+    def statistics(self) -> StoreStatistics:
+        """Figures for ``/proc`` and metrics."""
+
+    async def aclose(self) -> None:
+        """Finish what is pending and close."""
+
+
+# --- derived indexes
+
+
+class IndexStatistics(msgspec.Struct, frozen=True):
+    """Figures of one index."""
+
+    kind: str
+    position: int
+    entries: int
+    bytes_disk: int
+    bytes_memory: int
+    rebuilt: str
+    """Why it had to start from nothing at the last opening; empty when it did not."""
+
+
+class Located(msgspec.Struct, frozen=True):
+    """One candidate of an index; a higher score is better."""
+
+    rid: str
+    score: float
+
+
+class VectorIndex(Protocol):
+    """Vectors of one space. Not thread-safe: its owner calls it from one task at a time.
+
+    ``tag`` is a small number (0..63; the record's segment) by which a search can be narrowed
+    inside the index, so that a narrowed search still finds k. Similarity is the inner
+    product of unit vectors.
+    """
+
+    @property
+    def position(self) -> int:
+        """The last sequence number applied (and flushed or not)."""
+
+    def apply(
+        self,
+        seq: int,
+        upserts: Sequence[tuple[str, int]],
+        vectors: Vectors,
+        deletes: Sequence[str],
+    ) -> None:
+        """Apply changes up to ``seq``: ``upserts`` are (rid, tag), one row of ``vectors`` each.
+
+        A rid that is there already is replaced. Deleting an unknown rid is nothing.
+        """
+
+    def search(self, vector: Vectors, k: int, tags: frozenset[int] | None) -> list[Located]:
+        """The ``k`` nearest to a vector of shape (dimension,), best first."""
+
+    def scores(self, vector: Vectors, rids: Sequence[str]) -> list[float | None]:
+        """The similarity of each of ``rids``; None for one that is not there."""
+
+    def flush(self) -> None:
+        """Write what is only in memory."""
+
+    def close(self) -> None:
+        """Flush and let go of files and memory."""
+
+    def statistics(self) -> IndexStatistics:
+        """Figures for ``/proc`` and metrics."""
+
+
+class LexicalIndex(Protocol):
+    """Words of one space; the same rules as for ``VectorIndex``."""
+
+    @property
+    def position(self) -> int:
+        """The last sequence number applied."""
+
+    def apply(
+        self, seq: int, upserts: Sequence[tuple[str, int, str]], deletes: Sequence[str]
+    ) -> None:
+        """Apply changes up to ``seq``: ``upserts`` are (rid, tag, text)."""
+
+    def search(self, query: str, k: int, tags: frozenset[int] | None) -> list[Located]:
+        """The ``k`` best for any of the query's words (BM25), best first. Any text is valid."""
+
+    def flush(self) -> None:
+        """Write what is only in memory."""
+
+    def close(self) -> None:
+        """Flush and let go of files and memory."""
+
+    def statistics(self) -> IndexStatistics:
+        """Figures for ``/proc`` and metrics."""
+
+
+class IndexFactory(Protocol):
+    """Opens the indexes of a space in its folder; damaged ones open empty at position 0."""
+
+    def vectors(self, space: int, dimension: int, fingerprint: str) -> VectorIndex:
+        """The vector index; one made by another embedder (fingerprint) opens empty."""
+
+    def lexical(self, space: int) -> LexicalIndex:
+        """The lexical index."""
+
+    def remove(self, space: int) -> None:
+        """Delete the files of a space's indexes."""
+
+
+# --- models
+
+
+class EmbedderInfo(msgspec.Struct, frozen=True):
+    """What an embedder is; known once it has loaded."""
+
+    name: str
+    dimension: int
+    fingerprint: str
+    """Hash of the weights and the settings that change vectors."""
+    max_tokens: int
+
+
+DriverState = Literal["absent", "starting", "ready", "failed", "stopped"]
+
+
+class Embedder(Protocol):
+    """Turns texts into unit vectors."""
+
+    @property
+    def state(self) -> DriverState:
+        """``absent`` when none is configured."""
+
+    @property
+    def info(self) -> EmbedderInfo | None:
+        """None until it is ready for the first time."""
+
+    async def ready(self) -> EmbedderInfo:
+        """Wait until it can serve. Raises ENODEV (absent), EIO (failed for good)."""
+
+    async def embed(self, texts: Sequence[str], *, background: bool = False) -> Vectors:
+        """Unit vectors of shape (len(texts), dimension), float32.
+
+        Calls that wait at the same time share batches; ``background`` ones go after the
+        others. Raises ENODEV, EIO.
+        """
+
+    def statistics(self) -> msgspec.Struct:
+        """Figures for ``/proc`` and metrics."""
+
+
+class GenerateRequest(msgspec.Struct, omit_defaults=True):
+    """What an LLM engine is asked for; ``messages`` or ``prompt`` is set."""
+
+    messages: list[ChatMessage] | None = None
+    prompt: str | None = None
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: list[str] = []
+    seed: int | None = None
+    schema: dict[str, Any] | None = None
+    adapter: str = ""
+    owner: int = 0
+    """APID: what is cached for one owner is never used for another."""
+
+
+class Piece(msgspec.Struct, omit_defaults=True):
+    """A piece of a generation; the last one has ``finish`` and ``usage``."""
+
+    text: str = ""
+    finish: str = ""
+    usage: Usage | None = None
+
+
+class LLMInfo(msgspec.Struct, frozen=True):
+    """What a language model is; known once it has loaded."""
+
+    name: str
+    engine: str
+    context: int
+    """Most tokens of prompt and completion together."""
+    fingerprint: str = ""
+
+
+class LLM(Protocol):
+    """A language model."""
+
+    @property
+    def state(self) -> DriverState:
+        """``absent`` when none is configured."""
+
+    @property
+    def info(self) -> LLMInfo | None:
+        """None until it is ready for the first time."""
+
+    async def ready(self) -> LLMInfo:
+        """Wait until it can serve. Raises ENODEV (absent), EIO (failed for good)."""
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
+        """Pieces of text as they come. Closing the generator aborts the generation.
+
+        Raises ENODEV; EINVAL for an empty or over-long prompt; EIO when the host dies.
+        """
+
+    async def count(self, text: str | None, messages: list[ChatMessage] | None) -> int:
+        """Tokens of a text, or of messages with the chat template."""
+
+    def statistics(self) -> msgspec.Struct:
+        """Figures for ``/proc`` and metrics."""

@@ -1,0 +1,1 @@
+"""Words: how a text is cut into them, and the index that finds them again."""

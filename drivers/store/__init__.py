@@ -1,0 +1,1 @@
+"""The store: the only truth on disk, and one in memory for simulations."""

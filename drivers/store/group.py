@@ -1,0 +1,123 @@
+"""Group commit without a task of its own: the callers take turns at leading.
+
+    caller A ─ commit() ─ leads: folds what waits, writes ───────────┐ wakes its group
+    caller B ─ commit() ─ waits ┐                                    │
+    caller C ─ commit() ─ waits ┴─ B is told to lead; C is in its group ──> ...
+
+The first caller that finds nobody leading leads; those that come while it writes wait, and
+the first of them leads the next group. Nothing is delayed to make groups larger: a group is
+whatever came during the write before it. There is no background task that could die, and
+no state but the queue.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import outcome
+import trio
+
+if TYPE_CHECKING:
+    from drivers.contracts import Batch
+
+    Result = outcome.Outcome[list[int]]
+
+Write = Callable[["list[Batch]"], Awaitable["list[Result]"]]
+"""Makes a group of batches durable; one outcome each. Raises only what fails them all."""
+
+
+class _Waiter:
+    """A batch and the task that waits for it; no task once it stopped waiting."""
+
+    __slots__ = ("batch", "task")
+
+    def __init__(self, batch: Batch, task: trio.lowlevel.Task) -> None:
+        self.batch = batch
+        self.task: trio.lowlevel.Task | None = task
+
+
+class GroupCommit:
+    """Runs ``write`` for one group of batches at a time."""
+
+    def __init__(self, write: Write) -> None:
+        self._write = write
+        self._waiting: deque[_Waiter] = deque()
+        self._leading = False
+        self._idle: trio.Event | None = None
+        self.largest = 0
+
+    @property
+    def pending(self) -> int:
+        """Batches that wait for the next group."""
+        return len(self._waiting)
+
+    async def submit(self, batch: Batch) -> list[int]:
+        """Have a batch written with the next group and return its result, or raise."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not self._leading:
+            self._leading = True
+            return await self._lead(batch)
+        waiter = _Waiter(batch, trio.lowlevel.current_task())
+        self._waiting.append(waiter)
+
+        def stop_waiting(_: object) -> trio.lowlevel.Abort:
+            # Still queued: it will not be written, unless its turn has already begun.
+            waiter.task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        result = await trio.lowlevel.wait_task_rescheduled(stop_waiting)
+        if result is None:
+            return await self._lead(batch)
+        return list(result)
+
+    async def drain(self) -> None:
+        """Wait until nothing is written and nothing waits."""
+        while self._leading:
+            if self._idle is None:
+                self._idle = trio.Event()
+            await self._idle.wait()
+
+    async def _lead(self, batch: Batch) -> list[int]:
+        group: list[_Waiter] = []
+        results: list[Result] = []
+        # Others depend on the leader, so that cancelling it takes effect afterwards.
+        with trio.CancelScope(shield=True):
+            try:
+                await self._gather()
+                group = [waiter for waiter in self._waiting if waiter.task is not None]
+                self._waiting.clear()
+                self.largest = max(self.largest, len(group) + 1)
+                results = await self._write([batch, *(waiter.batch for waiter in group)])
+            except BaseException as error:
+                # Whatever it is, it must reach all of the group, or they wait for ever.
+                results = [outcome.Error(error)] * (len(group) + 1)
+                raise
+            finally:
+                for waiter, result in zip(group, results[1:], strict=True):
+                    if waiter.task is not None:
+                        trio.lowlevel.reschedule(waiter.task, result)
+                self._hand_over()
+        return results[0].unwrap()
+
+    async def _gather(self) -> None:
+        """Two turns of the loop (a few microseconds each).
+
+        Callers that the last group woke, the leader among them, come back within one turn
+        but in any order: after the second all are here, and share this commit instead of
+        every other one.
+        """
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def _hand_over(self) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if waiter.task is not None:
+                trio.lowlevel.reschedule(waiter.task, outcome.Value(None))
+                return
+        self._leading = False
+        if self._idle is not None:
+            self._idle.set()
+            self._idle = None

@@ -1,0 +1,200 @@
+"""Boot and shutdown: the order in which the parts start, and the reverse.
+
+    lock the data directory -> fork the zygote (while there is one thread and little to share)
+    -> store -> log, tables -> memory -> hosts of models begin to load -> spawner -> nurse
+    -> sessions are served
+    TERM: no new sessions -> TERM, KILL for every process -> indexes flushed -> hosts stopped
+    -> store closed -> lock released
+
+Syscalls are served before any model has loaded.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import signal
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+import trio
+
+from kernel.settings import Settings, load
+from syscalls.errors import EBUSY, EIO, EngramError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from drivers.contracts import Clock
+    from kernel.kernel import Kernel
+    from kernel.log import Log
+    from kernel.machine import Machine
+    from procs.zygote import ZygoteProcess
+
+EXIT_CODES = {"caller": 2, "load": 3, "machine": 4, "ours": 5}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a kernel until it is told to stop; the exit code of the process."""
+    try:
+        settings = load(arguments, os.environ)
+        data = Path(settings.data)
+        lock = take_lock(data)
+    except EngramError as error:
+        sys.stderr.write(f"engram: {error}\n")
+        return EXIT_CODES[error.fault]
+    from procs.zygote import start_zygote
+
+    zygote = start_zygote(settings.runtime, settings.data)
+    try:
+        trio.run(run, settings, zygote)
+    except BaseExceptionGroup as group:
+        expected, others = group.split(EngramError)
+        if others is not None or expected is None:
+            raise
+        for leaf in _leaves(expected):
+            sys.stderr.write(f"engram: {leaf}\n")
+        return EXIT_CODES["machine"]
+    except EngramError as error:
+        sys.stderr.write(f"engram: {error}\n")
+        return EXIT_CODES[error.fault]
+    finally:
+        zygote.socket.close()
+        os.close(lock)
+    return 0
+
+
+def take_lock(data: Path) -> int:
+    """Make the data directory and lock it; the descriptor holds the lock. Raises EBUSY, EIO."""
+    try:
+        for folder in (data, data / "run"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(data / "kernel.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise EIO(
+            f"cannot use the data directory {data}: {error.strerror}",
+            hint="choose another with --data, or mend its rights",
+            driver="store",
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(lock, 32, 0).decode().strip()
+        os.close(lock)
+        raise EBUSY(
+            f"a kernel (pid {holder or 'unknown'}) has the data directory {data}",
+            hint="attach to it with `engram shell`, or choose another with --data",
+        ) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    return lock
+
+
+async def run(settings: Settings, zygote: ZygoteProcess) -> None:
+    """Boot a kernel on the real machine, serve until told to stop, stop in order."""
+    from kernel.log import Log
+    from kernel.machine import SystemClock
+    from kernel.sessions import listen
+
+    clock = SystemClock()
+    log = Log(clock, settings.log_lines, settings.log_level)
+    run_dir = Path(settings.data) / "run"
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with (
+            real_machine(settings, zygote, clock, log) as machine,
+            booted(settings, machine, log) as kernel,
+        ):
+            listener = listen(run_dir)
+            (run_dir / "kernel.pid").write_text(f"{os.getpid()}\n")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(kernel.sessions.serve, listener)
+                nursery.start_soon(_stop_on_signal, signals, kernel)
+                log("info", "kernel", f"serving on {run_dir / 'kernel.sock'} (boot {kernel.boot})")
+                gc.freeze()
+                await kernel.shutdown.wait()
+                log("info", "kernel", "shutting down")
+                await kernel.stop_processes()
+                nursery.cancel_scope.cancel()
+            (run_dir / "kernel.sock").unlink(missing_ok=True)
+            (run_dir / "kernel.pid").unlink(missing_ok=True)
+    log("info", "kernel", "stopped")
+
+
+async def _stop_on_signal(signals: AsyncIterator[int], kernel: Kernel) -> None:
+    async for number in signals:
+        kernel.log("info", "kernel", f"got {signal.Signals(number).name}")
+        kernel.shutdown.set()
+
+
+@asynccontextmanager
+async def real_machine(
+    settings: Settings, zygote: ZygoteProcess, clock: Clock, log: Log
+) -> AsyncIterator[Machine]:
+    """The drivers of a real machine, running; stopped in reverse order at the end."""
+    from drivers.embedder import make_embedder
+    from drivers.indexes import DiskIndexes
+    from drivers.llm import make_llm
+    from drivers.store.lmdb import open_store
+    from kernel.machine import Machine, Threads
+    from procs.launcher import Launcher
+
+    data = Path(settings.data)
+    offload = Threads()
+    store = await open_store(data / "store", offload=offload)
+    try:
+        async with trio.open_nursery() as hosts:
+            run_dir = data / "run"
+            embedder = make_embedder(settings.embedder, run_dir=run_dir, log=log, clock=clock)
+            llm = make_llm(
+                settings.model, engine=settings.engine, run_dir=run_dir, log=log, clock=clock
+            )
+            spawner = Launcher(zygote, settings.runtime, settings.data)
+            await hosts.start(embedder.run)
+            await hosts.start(llm.run)
+            await hosts.start(spawner.run)
+            yield Machine(
+                clock=clock,
+                random=Random(settings.seed or None),
+                offload=offload,
+                store=store,
+                indexes=DiskIndexes(data / "index"),
+                embedder=embedder,
+                llm=llm,
+                spawner=spawner,
+            )
+            hosts.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            await store.aclose()
+
+
+@asynccontextmanager
+async def booted(settings: Settings, machine: Machine, log: Log) -> AsyncIterator[Kernel]:
+    """A kernel on a machine, real or simulated, with its background tasks running."""
+    from kernel.kernel import Kernel
+
+    kernel = await Kernel.boot_on(settings, machine, log)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(kernel.processes.run)
+        await nursery.start(kernel.memory.run)
+        await nursery.start(kernel.run_alarms)
+        await nursery.start(kernel.nurse.run)
+        try:
+            yield kernel
+        finally:
+            with trio.CancelScope(shield=True):
+                await kernel.stop_processes()
+            nursery.cancel_scope.cancel()
+    with trio.CancelScope(shield=True):
+        await kernel.memory.aclose()
+
+
+def _leaves(group: BaseExceptionGroup[EngramError]) -> list[EngramError]:
+    leaves: list[EngramError] = []
+    for error in group.exceptions:
+        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return leaves

@@ -1,0 +1,294 @@
+"""One process's descriptor: frames in, replies out.
+
+    recv -> Framer -> request -- sync handler ---------------> outbox -> send
+                          \\---- async handler, in a task ---/
+
+A call that need not wait is answered in the task that reads, without a switch. Replies of
+one turn leave in one ``send``. While the peer does not take its replies nothing more is read
+from it, so a process that does not listen fills its own buffers and not the kernel's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+
+from kernel import trap
+from syscalls import wire
+from syscalls.errors import EAGAIN, ECANCELED, EINVAL, EngramError
+from syscalls.wire import FrameError
+
+if TYPE_CHECKING:
+    import socket
+
+    from kernel.kernel import Kernel
+    from kernel.trap import Handler
+    from procs.process import Process
+
+RECEIVE = 65536
+TURNS = 64
+"""Reads without waiting after which other tasks get their turn."""
+OUTBOX = 1 << 20
+"""Bytes of unsent replies above which nothing more is read."""
+
+encode = msgspec.msgpack.Encoder().encode
+
+
+class ConnectionStatistics(msgspec.Struct, frozen=True):
+    """Figures of one connection."""
+
+    calls: int
+    errors: int
+    inflight: int
+    received: int
+    """Bytes."""
+    sent: int
+    """Bytes."""
+
+
+class Connection:
+    """Serves one process over one connected socket until either side closes."""
+
+    def __init__(self, kernel: Kernel, process: Process, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.process = process
+        self._kernel = kernel
+        self._sock = sock
+        self._framer = wire.Framer()
+        self._outbox = bytearray()
+        self._flush_wanted = trio.Event()
+        self._drained = trio.Event()
+        self._running: dict[int, trio.CancelScope] = {}
+        self._waiting = 0
+        self._nursery: trio.Nursery | None = None
+        self._closing = False
+        self._errors = 0
+        self._received = 0
+        self._sent = 0
+
+    @property
+    def _limit(self) -> int:
+        return self.process.quota.inflight or self._kernel.settings.inflight
+
+    @property
+    def inflight(self) -> int:
+        """Calls that wait for something."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the process blocks in a call (a message, a child's end, a model)."""
+        return self._waiting > 0
+
+    def statistics(self) -> ConnectionStatistics:
+        """Figures for ``/proc``."""
+        return ConnectionStatistics(
+            self.process.calls, self._errors, self.inflight, self._received, self._sent
+        )
+
+    async def serve(self) -> None:
+        """Serve until the peer closes, misbehaves or is cancelled; calls in flight end with it."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._flusher)
+                await self._read(nursery)
+                nursery.cancel_scope.cancel()
+        finally:
+            trio.lowlevel.notify_closing(self._sock)
+            self._sock.close()
+
+    def close_after_reply(self) -> None:
+        """Read nothing more; the connection ends when what is queued has been sent."""
+        self._closing = True
+
+    def close(self) -> None:
+        """End the connection now; calls in flight are cancelled and not answered."""
+        self._closing = True
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    def cancel_calls(self) -> None:
+        """Cancel every call in flight; each is answered with ECANCELED."""
+        for scope in self._running.values():
+            scope.cancel()
+
+    # --- in
+
+    async def _read(self, nursery: trio.Nursery) -> None:
+        turns = 0
+        while not self._closing:
+            try:
+                data = self._sock.recv(RECEIVE)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._sock)
+                turns = 0
+                continue
+            except OSError as error:
+                self._note("debug", f"connection lost: {error.strerror}")
+                return
+            if not data:
+                if self._framer.pending:
+                    self._note("warning", "connection closed inside a frame")
+                return
+            self._received += len(data)
+            try:
+                for body in self._framer.feed(data):
+                    self._request(wire.decode_request(body), nursery)
+            except FrameError as error:
+                self._note("warning", f"connection closed by the kernel: {error.message}")
+                self._answer(0, error.number, encode(error.to_value()))
+                self._try_send()
+                return
+            if self._outbox:
+                self._try_send()
+                await self._drain(OUTBOX)
+            turns += 1
+            if turns >= TURNS:
+                turns = 0
+                await trio.lowlevel.checkpoint()
+        await self._drain(0)
+
+    def _request(self, request: wire.Request, nursery: trio.Nursery) -> None:
+        kernel, process, seq = self._kernel, self.process, request.seq
+        if request.number == wire.CANCEL:
+            self._cancel(request)
+            return
+        began = kernel.clock.monotonic()
+        process.calls += 1
+        handler: Handler | None = None
+        try:
+            if seq < 1 or seq in self._running:
+                raise EINVAL(f"seq {seq} is not a new positive number")
+            handler = trap.HANDLERS.lookup(request.number)
+            call = trap.admit(handler, process, request.arguments)
+            if handler.kind == "sync":
+                value = encode(handler.run(kernel, process, call))
+                self._finish(request, wire.DONE, value, began)
+                return
+            if len(self._running) >= self._limit:
+                raise EAGAIN(
+                    f"{len(self._running)} calls of process {process.apid} are in flight",
+                    retry_after=0.01,
+                    limit=self._limit,
+                )
+        except Exception as error:  # noqa: BLE001 - becomes a typed reply, and a log line if a bug
+            self._fail(request, handler, error, began)
+            return
+        scope = trio.CancelScope()
+        self._running[seq] = scope
+        nursery.start_soon(self._run, request, handler, call, scope, began)
+
+    def _cancel(self, request: wire.Request) -> None:
+        try:
+            seq = msgspec.msgpack.decode(request.arguments, type=wire.Cancel).seq
+        except msgspec.DecodeError as error:
+            raise FrameError(f"not a cancel: {error}") from error
+        scope = self._running.get(seq)
+        if scope is not None:
+            scope.cancel()
+
+    async def _run(
+        self,
+        request: wire.Request,
+        handler: Handler,
+        call: Any,
+        scope: trio.CancelScope,
+        began: float,
+    ) -> None:
+        kernel, process = self._kernel, self.process
+        self._waiting += handler.waits
+        try:
+            with scope:
+                if handler.kind == "async":
+                    reply = await handler.run(kernel, process, call)
+                else:
+                    reply = await handler.run(kernel, process, call, self._emitter(request.seq))
+                self._finish(request, wire.DONE, encode(reply), began)
+                return
+            error: Exception = ECANCELED(f"{handler.entry.name} was cancelled")
+        except Exception as raised:  # noqa: BLE001 - becomes a typed reply, and a log line if a bug
+            error = raised
+        finally:
+            self._waiting -= handler.waits
+            del self._running[request.seq]
+            self._flush_wanted.set()
+        self._fail(request, handler, error, began)
+
+    # --- out
+
+    def _emitter(self, seq: int) -> trap.Emit:
+        async def emit(chunk: Any) -> None:
+            self._answer(seq, wire.MORE, encode(chunk))
+            self._flush_wanted.set()
+            await self._drain(OUTBOX)
+
+        return emit
+
+    def _finish(self, request: wire.Request, code: int, value: bytes, began: float) -> None:
+        clock = self._kernel.clock
+        try:
+            self._answer(request.seq, code, value)
+        except EINVAL as error:  # the reply is over the limit of a frame
+            code, value = error.number, encode(error.to_value())
+            self._answer(request.seq, code, value)
+        self._errors += code > 0
+        self._kernel.trace.record(
+            self.process.apid,
+            request.number,
+            request.arguments,
+            value,
+            code == wire.DONE,
+            clock.now(),
+            (clock.monotonic() - began) * 1e6,
+        )
+
+    def _fail(
+        self, request: wire.Request, handler: Handler | None, error: Exception, began: float
+    ) -> None:
+        told: EngramError = trap.as_error(self._kernel, handler.entry if handler else None, error)
+        self._finish(request, told.number, encode(told.to_value()), began)
+        self._flush_wanted.set()
+
+    def _answer(self, seq: int, code: int, value: bytes) -> None:
+        self._outbox += wire.frame([seq, code, msgspec.Raw(value)])
+
+    def _try_send(self) -> None:
+        """Send what the socket takes now; the flusher sends the rest."""
+        try:
+            sent = self._sock.send(self._outbox)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._note("debug", f"connection lost: {error.strerror}")
+            self._outbox.clear()
+            self._closing = True
+            return
+        self._sent += sent
+        del self._outbox[:sent]
+        if self._outbox:
+            self._flush_wanted.set()
+
+    async def _flusher(self) -> None:
+        """The one task that waits for the socket to take more."""
+        while True:
+            await self._flush_wanted.wait()
+            self._flush_wanted = trio.Event()
+            while self._outbox:
+                self._try_send()
+                if self._outbox:
+                    await trio.lowlevel.wait_writable(self._sock)
+            self._drained.set()
+
+    async def _drain(self, limit: int) -> None:
+        """Wait until at most ``limit`` bytes are unsent."""
+        while len(self._outbox) > limit:
+            if self._drained.is_set():
+                self._drained = trio.Event()
+            self._flush_wanted.set()
+            await self._drained.wait()
+
+    def _note(self, level: Any, text: str) -> None:
+        self._kernel.log(level, f"apid {self.process.apid}", text)

@@ -1,0 +1,83 @@
+"""``llm.*``: language models and the embedder."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import trio
+
+from drivers.contracts import GenerateRequest
+from kernel.trap import Emit, handles
+from syscalls.calls import llm
+from syscalls.errors import EINVAL, ETIME
+from syscalls.shapes import Usage
+
+if TYPE_CHECKING:
+    from kernel.kernel import Kernel
+    from procs.process import Process
+
+FOREVER = float("inf")
+
+
+@handles(llm.Generate, waits=True)
+async def generate(
+    kernel: Kernel, caller: Process, call: llm.Generate, emit: Emit
+) -> llm.Generated:
+    """Text from the attached model."""
+    if (call.messages is None) == (call.prompt is None):
+        raise EINVAL("llm.generate takes either messages or a prompt")
+    request = GenerateRequest(
+        messages=call.messages,
+        prompt=call.prompt,
+        max_tokens=call.max_tokens,
+        temperature=call.temperature,
+        top_p=call.top_p,
+        stop=call.stop,
+        seed=call.seed,
+        schema=call.schema,
+        adapter=call.adapter,
+        owner=caller.apid,
+    )
+    texts: list[str] = []
+    usage, finish = Usage(), "stop"
+    with trio.move_on_after(_seconds(call.deadline)) as scope:
+        info = await kernel.llm.ready()
+        async with aclosing(kernel.llm.generate(request)) as pieces:
+            async for piece in pieces:
+                if piece.text:
+                    texts.append(piece.text)
+                    if call.stream:
+                        await emit(llm.Chunk(text=piece.text))
+                if piece.finish:
+                    finish, usage = piece.finish, piece.usage or usage
+        return llm.Generated(text="".join(texts), usage=usage, finish=finish, model=info.name)
+    assert scope.cancelled_caught
+    raise ETIME(
+        f"no complete answer within {call.deadline} s",
+        text="".join(texts),
+        deadline=call.deadline,
+    )
+
+
+@handles(llm.Embed, waits=True)
+async def embed(kernel: Kernel, _caller: Process, call: llm.Embed) -> llm.Embedded:
+    """Vectors of texts."""
+    with trio.move_on_after(_seconds(call.deadline)):
+        info = await kernel.embedder.ready()
+        vectors = await kernel.embedder.embed(call.texts)
+        return llm.Embedded(vectors=vectors.tolist(), dimension=info.dimension, model=info.name)
+    raise ETIME(f"the embedder did not answer within {call.deadline} s", deadline=call.deadline)
+
+
+@handles(llm.Count, waits=True)
+async def count(kernel: Kernel, _caller: Process, call: llm.Count) -> llm.Counted:
+    """Tokens of a text."""
+    if (call.text is None) == (call.messages is None):
+        raise EINVAL("llm.count takes either a text or messages")
+    await kernel.llm.ready()
+    return llm.Counted(tokens=await kernel.llm.count(call.text, call.messages))
+
+
+def _seconds(deadline: float | None) -> float:
+    return FOREVER if deadline is None else deadline

@@ -1,0 +1,119 @@
+"""``proc.*``: processes."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from kernel import monitor
+from kernel.trap import Emit, handles
+from syscalls.calls import proc
+from syscalls.errors import EINVAL, EPERM
+from syscalls.shapes import Exit, Output, ProcessInfo, Quota
+from syscalls.table import Empty
+
+if TYPE_CHECKING:
+    from kernel.kernel import Kernel
+    from procs.process import Process
+
+
+@handles(proc.Spawn, waits=True)
+async def spawn(kernel: Kernel, caller: Process, call: proc.Spawn) -> proc.Spawned:
+    """Start a process."""
+    return proc.Spawned(apid=await kernel.nurse.spawn(caller, call))
+
+
+@handles(proc.ExitCall)
+def exit_call(kernel: Kernel, caller: Process, call: proc.ExitCall) -> Empty:
+    """Remember how the caller ends; its end itself is seen by who waits for it."""
+    if caller.kind not in ("python", "exec"):
+        raise EINVAL("a session ends by closing its connection")
+    kernel.nurse.declare(caller, call)
+    kernel.connections[caller.apid].close_after_reply()
+    return Empty()
+
+
+@handles(proc.Wait, waits=True)
+async def wait(kernel: Kernel, caller: Process, call: proc.Wait) -> Exit:
+    """Wait for an end."""
+    if call.target is None:
+        return await kernel.processes.wait_any(caller.apid, call.timeout)
+    if isinstance(call.target, int):
+        past = kernel.processes.past_exit(call.target)
+        if past is not None and caller.caps.on("proc.wait"):
+            return past
+    process = kernel.processes.find(call.target)
+    if not caller.caps.own("proc.wait"):
+        monitor.target(kernel, caller, process.apid, "proc.wait")
+    return await kernel.processes.wait(caller.apid, process.apid, call.timeout)
+
+
+@handles(proc.SignalCall)
+async def signal(kernel: Kernel, caller: Process, call: proc.SignalCall) -> Empty:
+    """Send a signal, and with ``tree`` to the descendants first."""
+    process = monitor.target(kernel, caller, call.target, "proc.signal")
+    if process.kind == "init":
+        raise EPERM("init takes no signals", hint="`engram halt` stops the system")
+    victims = [process]
+    if call.tree:
+        victims += kernel.processes.descendants(process.apid)
+    for victim in reversed(victims):
+        await kernel.nurse.signal(victim, call.signal, caller)
+    return Empty()
+
+
+@handles(proc.Info)
+def info(kernel: Kernel, caller: Process, call: proc.Info) -> ProcessInfo:
+    """One process."""
+    return kernel.process_info(monitor.target(kernel, caller, call.target, "proc.info"), rss=True)
+
+
+@handles(proc.ListCall)
+def list_call(kernel: Kernel, caller: Process, call: proc.ListCall) -> proc.Processes:
+    """Those of the caller's session; all with ``proc.list:*``."""
+    everything = caller.caps.on("proc.list")
+    found = kernel.processes.past() if call.all and everything else []
+    for process in kernel.processes.all():
+        if not everything and process.session != caller.session:
+            continue
+        found.append(kernel.process_info(process, rss=everything))
+    if call.session is not None:
+        found = [item for item in found if item.session == call.session]
+    return proc.Processes(processes=sorted(found, key=lambda item: item.apid))
+
+
+@handles(proc.NiceCall)
+def nice(kernel: Kernel, caller: Process, call: proc.NiceCall) -> Empty:
+    """Set the claim on LLM time; a claim above the caller's own needs a grant."""
+    process = monitor.target(kernel, caller, call.target, "proc.nice")
+    if call.nice < caller.nice and not caller.caps.on("proc.nice"):
+        raise EPERM(
+            f"nice {call.nice} is a larger claim than the caller's own {caller.nice}",
+            capability="proc.nice",
+        )
+    process.nice = call.nice
+    return Empty()
+
+
+@handles(proc.Limit)
+async def limit(kernel: Kernel, caller: Process, call: proc.Limit) -> Quota:
+    """Change limits; nobody raises its own."""
+    process = monitor.target(kernel, caller, call.target, "proc.limit")
+    return await kernel.nurse.limit(caller, process, call.quota)
+
+
+@handles(proc.OutputCall, waits=True)
+async def output(kernel: Kernel, caller: Process, call: proc.OutputCall, emit: Emit) -> Output:
+    """What a process wrote."""
+    if isinstance(call.target, int) and caller.caps.on("proc.info"):
+        apid = call.target
+    else:
+        apid = monitor.target(kernel, caller, call.target, "proc.info").apid
+    ring = kernel.nurse.output(apid)
+    if not call.follow:
+        at, data = ring.since(call.since)
+        return Output(apid=apid, at=at, data=data)
+    async with aclosing(ring.follow(call.since)) as pieces:
+        async for at, data in pieces:
+            await emit(Output(apid=apid, at=at, data=data))
+    return Output(apid=apid, at=ring.end, data=b"")

@@ -1,0 +1,300 @@
+"""The kernel: its parts in one place, and what concerns several of them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+
+import kernel.handlers  # noqa: F401 - fills the table of handlers
+from drivers.contracts import Batch
+from kernel.nurse import Nurse
+from kernel.sessions import Sessions
+from kernel.trace import Trace
+from procs.mailbox import Mailboxes
+from procs.table import ProcessTable
+from procs.topics import Topics
+from syscalls.calls import ipc
+from syscalls.capability import ALL, compiled
+from syscalls.errors import EAGAIN
+from syscalls.shapes import DriverInfo, Exit, Message, ProcessInfo, Quota
+from ums.memory import Memory
+from ums.settings import MemorySettings
+
+if TYPE_CHECKING:
+    from kernel.connection import Connection
+    from kernel.log import Log
+    from kernel.machine import Machine
+    from kernel.settings import Settings
+    from procs.process import Process
+
+BOOT = b"boot"
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class KernelStatistics(msgspec.Struct, frozen=True):
+    """Figures of the kernel itself."""
+
+    uptime: float
+    boot: int
+    connections: int
+    inflight: int
+    calls: int
+
+
+class Kernel:
+    """One running system."""
+
+    def __init__(self, settings: Settings, machine: Machine, log: Log, boot: int) -> None:
+        self.settings = settings
+        self.machine = machine
+        self.log = log
+        self.boot = boot
+        self.clock = machine.clock
+        self.began = self.clock.monotonic()
+        self.started = self.clock.now()
+        self.trace = Trace(settings.trace_lines)
+        self.embedder = machine.embedder
+        self.llm = machine.llm
+        self.processes = ProcessTable(machine.store, machine.clock)
+        self.mailboxes = Mailboxes(machine.store, machine.clock)
+        self.topics = Topics()
+        self.memory = Memory(
+            machine.store,
+            machine.indexes,
+            machine.embedder,
+            machine.clock,
+            machine.random,
+            machine.offload,
+            log,
+            MemorySettings(patience=settings.search_deadline, open_spaces=settings.open_spaces),
+        )
+        self.default_quota = Quota(
+            memory=settings.agent_memory,
+            files=settings.agent_files,
+            children=settings.agent_children,
+            inflight=settings.inflight,
+            mailbox=settings.mailbox,
+            records=settings.agent_records,
+        )
+        self.connections: dict[int, Connection] = {}
+        self.nurse = Nurse(self)
+        self.sessions = Sessions(self)
+        self.shutdown = trio.Event()
+        self._space_lock = trio.Lock()
+        self._alarms: trio.Nursery | None = None
+        self.init: Process
+
+    @classmethod
+    async def boot_on(cls, settings: Settings, machine: Machine, log: Log) -> Kernel:
+        """A kernel on a machine whose store is open; counts the boot, reads the past."""
+        store = machine.store
+        before = store.get("meta", BOOT)
+        boot = int.from_bytes(before or b"", "big") + 1
+        await store.commit(Batch(puts=[("meta", BOOT, boot.to_bytes(8, "big"))]))
+        kernel = cls(settings, machine, log, boot)
+        for lost in await kernel.processes.open():
+            log("warning", "boot", f"apid {lost.apid} was alive when the last kernel ended")
+            await kernel.withdraw(lost.apid)
+        kernel.init = kernel.processes.create(
+            name="init",
+            kind="init",
+            parent=None,
+            caps=compiled(frozenset({ALL})),
+            quota=kernel.default_quota,
+        )
+        kernel.processes.started(kernel.init)
+        return kernel
+
+    async def stop_processes(self) -> None:
+        """End every agent: TERM, the grace period, KILL; then every session."""
+        await self.nurse.stop()
+        for process in self.processes.live():
+            self.signal_session(process, "TERM")
+
+    # --- processes
+
+    async def save(self, process: Process) -> None:
+        """Make a process's record durable."""
+        await self.machine.store.commit(self.processes.record(process))
+
+    async def ended(
+        self,
+        process: Process,
+        *,
+        status: int,
+        reason: str,
+        value: Any = None,
+    ) -> None:
+        """A process has ended: withdraw what it had and tell who waits for it."""
+        connection = self.connections.pop(process.apid, None)
+        if connection is not None:
+            connection.cancel_calls()
+        self.topics.leave(process.apid)
+        ended = Exit(process.apid, status, reason, value, self.clock.now())
+        if process.kind != "session":
+            self.log("debug", "proc", f"apid {process.apid} ({process.name}) ended: {reason}")
+            await self.machine.store.commit(self.processes.record(process, ended))
+        await self.withdraw(process.apid)
+        self.processes.exit(process, ended)
+
+    async def withdraw(self, apid: int) -> None:
+        """Take back what a process that has ended was granted, and its mailbox."""
+        for space in self.memory.shared_with(apid):
+            await self.memory.revoke(space, apid)
+        await self.mailboxes.drop(apid)
+
+    def signal_session(self, process: Process, signal: str) -> None:
+        """A session is no child of ours: what ends it is closing its connection."""
+        connection = self.connections.get(process.apid)
+        if connection is None:
+            return
+        if signal in ("TERM", "KILL"):
+            connection.close()
+        elif signal == "INT":
+            connection.cancel_calls()
+
+    def process_info(self, process: Process, *, rss: bool) -> ProcessInfo:
+        """One process as it is shown; ``rss`` measures its memory."""
+        connection = self.connections.get(process.apid)
+        state = process.state
+        if state in ("READY", "RUNNING") and connection is not None and process.calls:
+            state = "WAITING" if connection.waiting else "RUNNING"
+        return ProcessInfo(
+            apid=process.apid,
+            name=process.name,
+            kind=process.kind,
+            state=state,
+            parent=process.parent,
+            session=process.session,
+            pid=process.pid,
+            program=process.program,
+            goal=process.goal,
+            space=process.space,
+            caps=sorted(process.caps.grants),
+            nice=process.nice,
+            created=process.created,
+            calls=process.calls,
+            inflight=connection.inflight if connection else 0,
+            mailbox=self.mailboxes.waiting(process.apid),
+            children=[child.apid for child in self.processes.children(process.apid)],
+            rss=_resident(process.pid) if rss and state != "ZOMBIE" else 0,
+            exit=process.exit,
+        )
+
+    async def own_space(self, process: Process) -> int:
+        """The process's own space, made at its first use."""
+        async with self._space_lock:
+            if not process.space:
+                process.space = await self.memory.create_space(process.apid)
+            return process.space
+
+    # --- messages
+
+    def message(
+        self,
+        sender: Process,
+        body: Any,
+        *,
+        type: str = "",
+        topic: str = "",
+        reply_to: int = 0,
+    ) -> Message:
+        """A message from ``sender``, as the kernel vouches for it."""
+        return Message(
+            id=0,
+            sender=sender.apid,
+            name=sender.name,
+            body=body,
+            sent=self.clock.now(),
+            topic=topic,
+            type=type,
+            reply_to=reply_to,
+        )
+
+    async def publish(self, sender: Process, topic: str, message: Message) -> ipc.Published:
+        """Deliver to every subscriber; a full mailbox drops it and is named."""
+        receivers = [self.processes.get(apid) for apid in self.topics.subscribers(topic)]
+        ids, full = await self.mailboxes.send_many(
+            [(process.apid, self.mailbox_bound(process)) for process in receivers], message
+        )
+        self.log("debug", "ipc", f"apid {sender.apid} published on {topic!r} to {len(ids)}")
+        return ipc.Published(delivered=sum(1 for number in ids if number), dropped=full)
+
+    def mailbox_bound(self, process: Process) -> int:
+        """Messages that may wait for a process."""
+        return process.quota.mailbox or self.settings.mailbox
+
+    def alarm(self, process: Process, after: float, text: str) -> None:
+        """Send the process a message of type ``alarm`` after some seconds."""
+        assert self._alarms is not None
+        self._alarms.start_soon(self._ring, process, after, text)
+
+    async def _ring(self, process: Process, after: float, text: str) -> None:
+        await trio.sleep(after)
+        if process.state == "ZOMBIE":
+            return
+        message = self.message(self.init, text, type="alarm")
+        try:
+            await self.mailboxes.send(process.apid, message, bound=self.mailbox_bound(process))
+        except EAGAIN:
+            self.log("warning", "alarm", f"the mailbox of apid {process.apid} is full: alarm lost")
+
+    async def run_alarms(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Hold the tasks of the alarms."""
+        async with trio.open_nursery() as self._alarms:
+            task_status.started()
+            await trio.sleep_forever()
+
+    # --- figures
+
+    def drivers(self) -> list[DriverInfo]:
+        """The drivers and how they are."""
+        embedder, llm = self.embedder, self.llm
+        return [
+            DriverInfo("store", type(self.machine.store).__name__, "ready", {}),
+            DriverInfo(
+                "embedder",
+                self.settings.embedder,
+                embedder.state,
+                msgspec.to_builtins(embedder.info) or {},
+            ),
+            DriverInfo("llm", self.settings.model, llm.state, msgspec.to_builtins(llm.info) or {}),
+        ]
+
+    def statistics(self) -> dict[str, Any]:
+        """Every part's figures, as a tree."""
+        own = KernelStatistics(
+            uptime=self.clock.monotonic() - self.began,
+            boot=self.boot,
+            connections=len(self.connections),
+            inflight=sum(connection.inflight for connection in self.connections.values()),
+            calls=self.trace.written,
+        )
+        parts: dict[str, Any] = {
+            "kernel": own,
+            "log": self.log.statistics(),
+            "trace": self.trace.statistics(),
+            "processes": self.processes.statistics(),
+            "mailboxes": self.mailboxes.statistics(),
+            "topics": self.topics.statistics(),
+            "store": self.machine.store.statistics(),
+            "memory": self.memory.statistics(),
+            "embedder": self.embedder.statistics(),
+            "llm": self.llm.statistics(),
+            "spawner": self.machine.spawner.statistics(),
+        }
+        return {name: msgspec.to_builtins(figures) for name, figures in parts.items()}
+
+
+def _resident(pid: int) -> int:
+    """Resident bytes of an operating system process; 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * PAGE
+    except (OSError, IndexError):
+        return 0

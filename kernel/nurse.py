@@ -1,0 +1,282 @@
+"""The nurse starts processes, watches over them, and records how they end.
+
+spawn: rights and limits -> APID -> descriptor and pipe -> zygote forks -> watch
+watch: connection served, output read, until the process has ended -> ended()
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+
+from kernel import monitor
+from kernel.connection import Connection
+from kernel.output import OutputRing
+from procs.signals import deliver
+from syscalls.capability import CapSet, intersect, narrow
+from syscalls.errors import EDQUOT, EINVAL, EPERM, ESRCH
+from syscalls.launch import Launch
+from syscalls.shapes import Quota, Signal
+
+if TYPE_CHECKING:
+    from kernel.kernel import Kernel
+    from procs.launcher import ChildProcess
+    from procs.process import Process
+    from syscalls.calls import proc
+
+AGENT_CAPS = frozenset(
+    {
+        "mem.*", "ipc.*", "ipc.send:*", "ipc.publish:*", "llm.*", "kv.*", "tool.*",
+        "lora.attach", "lora.detach", "lora.list",
+        "proc.spawn", "proc.fork", "proc.exec", "proc.exit", "proc.wait", "proc.signal",
+        "proc.info", "proc.list", "proc.nice", "proc.limit", "proc.link", "proc.monitor",
+        "proc.checkpoint", "sys.info", "sys.clock", "sys.alarm", "sys.trace",
+    }
+)  # fmt: skip
+"""What an agent may do when its parent does not say: everything on what is its own."""
+
+KEPT_OUTPUTS = 256
+"""Ended processes whose output can still be read."""
+DRAIN = 1.0
+"""Seconds that output may still come after the process has ended."""
+
+
+class Declared(msgspec.Struct):
+    """What ``proc.exit`` said before the end."""
+
+    status: int
+    value: Any
+    reason: str
+
+
+class Watched(msgspec.Struct):
+    """What the nurse keeps of one process."""
+
+    output: OutputRing
+    child: Any
+    ended: trio.Event
+    declared: Declared | None = None
+
+
+class Nurse:
+    """Starts and watches the processes of the operating system that agents are."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._watched: dict[int, Watched] = {}
+        self._ended: deque[int] = deque()
+        self._nursery: trio.Nursery | None = None
+        self._stopping = False
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hold the tasks that watch; ``stop`` comes before the cancellation."""
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def stop(self) -> None:
+        """Start nothing any more and end every process: TERM, the grace period, KILL."""
+        self._stopping = True
+        kernel = self._kernel
+        watched = [
+            self._watched[p.apid] for p in kernel.processes.live() if p.apid in self._watched
+        ]
+        for process in kernel.processes.live():
+            if process.apid in self._watched:
+                await self.signal(process, "TERM", kernel.init)
+        for item in watched:
+            await item.ended.wait()
+
+    async def spawn(self, parent: Process, call: proc.Spawn) -> int:
+        """Start a process for ``parent``. Raises ENOENT, EPERM, EDQUOT, EINVAL."""
+        kernel = self._kernel
+        if self._stopping:
+            raise ESRCH("the system is shutting down")
+        caps = self._caps(parent, call.caps)
+        quota = self._quota(parent, call.quota)
+        space = await self._space(parent, call)
+        process = kernel.processes.create(
+            name=call.name or _name_of(call.program),
+            kind="python",
+            parent=parent,
+            program=call.program,
+            args=call.args,
+            goal=call.goal,
+            caps=caps,
+            quota=quota,
+            nice=max(call.nice, parent.nice) if call.nice < parent.nice else call.nice,
+        )
+        try:
+            process.space = space or await kernel.memory.create_space(process.apid)
+            await self._start(process, call)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await kernel.machine.store.commit(kernel.processes.discard(process))
+            raise
+        return process.apid
+
+    async def _start(self, process: Process, call: proc.Spawn) -> None:
+        kernel = self._kernel
+        launch = Launch(
+            apid=process.apid,
+            program=call.program,
+            name=process.name,
+            args=call.args,
+            goal=call.goal,
+            space=process.space,
+            cwd=call.cwd,
+            env=call.env,
+            quota=process.quota,
+        )
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        out_read, out_write = os.pipe2(os.O_CLOEXEC)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(kernel.save, process)
+                child = await kernel.machine.spawner.launch(launch, theirs, out_write)
+        except BaseException:
+            ours.close()
+            os.close(out_read)
+            raise
+        finally:
+            theirs.close()
+            os.close(out_write)
+        process.pid, process.kind = child.pid, child.kind
+        watched = Watched(OutputRing(), child, trio.Event())
+        self._watched[process.apid] = watched
+        connection = Connection(kernel, process, ours)
+        kernel.connections[process.apid] = connection
+        kernel.processes.started(process)
+        assert self._nursery is not None
+        self._nursery.start_soon(self._watch, process, connection, watched, out_read)
+
+    async def _watch(
+        self, process: Process, connection: Connection, watched: Watched, out_read: int
+    ) -> None:
+        child: ChildProcess = watched.child
+        with trio.CancelScope(shield=True):  # its end is brought about by signals, never by leaving
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(connection.serve)
+                nursery.start_soon(watched.output.pump, out_read)
+                ended = await child.wait()
+                nursery.cancel_scope.deadline = trio.current_time() + DRAIN
+            declared = watched.declared
+            status, reason, value = ended.status, ended.reason, None
+            if declared is not None:
+                value = declared.value
+                if not ended.reason.startswith("signal "):
+                    status, reason = declared.status, declared.reason or ended.reason
+            await self._kernel.ended(process, status=status, reason=reason, value=value)
+            watched.child = None
+            watched.ended.set()
+            self._ended.append(process.apid)
+            while len(self._ended) > KEPT_OUTPUTS:
+                del self._watched[self._ended.popleft()]
+
+    # --- while it lives
+
+    def declare(self, process: Process, call: proc.ExitCall) -> None:
+        """Remember what ``proc.exit`` said."""
+        self._watched[process.apid].declared = Declared(call.status, call.value, call.reason)
+
+    def output(self, apid: int) -> OutputRing:
+        """What a process wrote, also some time after its end. Raises ESRCH."""
+        watched = self._watched.get(apid)
+        if watched is None:
+            raise ESRCH(f"no output of a process {apid} is kept")
+        return watched.output
+
+    async def signal(self, process: Process, signal: Signal, sender: Process) -> None:
+        """Deliver a signal; TERM and INT begin the ladder that ends in KILL."""
+        kernel = self._kernel
+        kernel.log("debug", "signal", f"apid {sender.apid} sends {signal} to apid {process.apid}")
+        if process.kind == "session":
+            kernel.signal_session(process, signal)
+            return
+        watched = self._watched.get(process.apid)
+        if watched is None or watched.child is None:  # it has ended, or is being started
+            return
+        assert self._nursery is not None
+        await deliver(
+            kernel.processes, process, watched.child, signal,
+            grace=kernel.settings.grace, nursery=self._nursery,
+        )  # fmt: skip
+
+    async def limit(self, caller: Process, process: Process, quota: Quota) -> Quota:
+        """Put limits in force; those of the operating system too, where it runs already."""
+        if process is caller:
+            self._refuse_more(process.quota, quota)
+        elif not caller.caps.on("proc.limit"):
+            self._refuse_more(caller.quota, quota)
+        process.quota = _merged(process.quota, quota)
+        watched = self._watched.get(process.apid)
+        if watched is not None and watched.child is not None:
+            watched.child.limit(process.quota)
+        return process.quota
+
+    def statistics(self) -> dict[str, int]:
+        """Figures for ``/proc``."""
+        return {"watched": len(self._watched)}
+
+    # --- rights and limits of a new process
+
+    def _caps(self, parent: Process, wanted: list[str] | None) -> CapSet:
+        if wanted is None:
+            return intersect(parent.caps, AGENT_CAPS)
+        return narrow(parent.caps, wanted)
+
+    def _quota(self, parent: Process, wanted: Quota | None) -> Quota:
+        kernel = self._kernel
+        children = len(kernel.processes.children(parent.apid))
+        limit = parent.quota.children
+        if limit is not None and children >= limit:
+            raise EDQUOT(
+                f"process {parent.apid} has {children} live children, its quota",
+                quota="children",
+                limit=limit,
+                used=children,
+            )
+        base = kernel.default_quota if parent.kind in ("init", "session") else parent.quota
+        if wanted is None:
+            return base
+        if parent.kind not in ("init", "session"):
+            self._refuse_more(parent.quota, wanted)
+        return _merged(base, wanted)
+
+    def _refuse_more(self, held: Quota, wanted: Quota) -> None:
+        for name in Quota.__struct_fields__:
+            new, old = getattr(wanted, name), getattr(held, name)
+            if new is not None and old is not None and new > old:
+                raise EPERM(
+                    f"the quota {name}={new} is more than the giver's own {old}",
+                    quota=name,
+                    limit=old,
+                )
+
+    async def _space(self, parent: Process, call: proc.Spawn) -> int:
+        if call.space is None:
+            return 0
+        if not parent.caps.may("mem.write"):
+            raise EINVAL("a parent without mem.write has no space to give")
+        return await monitor.adopt_space(self._kernel, parent, call.space)
+
+
+def _merged(base: Quota, change: Quota) -> Quota:
+    given = {
+        name: value
+        for name in Quota.__struct_fields__
+        if (value := getattr(change, name)) is not None
+    }
+    return msgspec.structs.replace(base, **given)
+
+
+def _name_of(program: str) -> str:
+    """``userland.agents.scribe`` and ``/home/me/scribe.py`` are both called ``scribe``."""
+    last = os.path.basename(program)
+    stem, extension = os.path.splitext(last)
+    return stem if extension in (".py", ".js", ".md", ".sh") else last.rpartition(".")[2]

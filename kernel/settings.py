@@ -1,0 +1,175 @@
+"""Settings: from flags, then environment, then a TOML file, then defaults.
+
+One struct is the whole truth: the field ``agent_memory`` is the flag ``--agent-memory``,
+the variable ``ENGRAM_AGENT_MEMORY`` and the key ``agent_memory`` of the file. The file is
+``--config``, or ``ENGRAM_CONFIG``, or ``engram.toml`` in the data directory where it exists.
+"""
+
+import argparse
+import os
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from syscalls.errors import EINVAL
+
+Positive = Annotated[int, Meta(ge=1)]
+
+
+def _doc(text: str, **limits: Any) -> Meta:
+    return Meta(description=text, **limits)
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that can be set when the kernel starts."""
+
+    data: Annotated[str, _doc("directory of everything that is kept; one kernel each")] = ""
+    embedder: Annotated[
+        str,
+        _doc(
+            "minilm, none, hash:DIM, or a sentence-transformers folder or hub name; "
+            "what turns texts into vectors"
+        ),
+    ] = "minilm"
+    model: Annotated[str, _doc("none, or the folder or hub name of a causal language model")] = (
+        "none"
+    )
+    engine: Annotated[
+        Literal["auto", "transformers"], _doc("what runs the model; auto chooses")
+    ] = "auto"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], _doc("least level that goes to stderr")
+    ] = "info"
+    seed: Annotated[int, _doc("seed of the kernel's randomness; 0 takes a new one")] = 0
+    grace: Annotated[float, _doc("seconds between TERM and KILL", ge=0.0, le=600.0)] = 3.0
+    search_deadline: Annotated[
+        float,
+        _doc("seconds a search waits for the embedder before it answers without", ge=0.0, le=600.0),
+    ] = 15.0
+    agent_memory: Annotated[
+        int, _doc("bytes of private writable memory of an agent (RLIMIT_DATA)", ge=16 << 20)
+    ] = 2 << 30
+    agent_files: Annotated[int, _doc("open descriptors of an agent", ge=16, le=65536)] = 256
+    agent_children: Annotated[
+        int, _doc("live children of a process, those of the operating system included", ge=0)
+    ] = 1000
+    agent_records: Annotated[int, _doc("records in the space of an agent", ge=0)] = 2_000_000
+    inflight: Annotated[Positive, _doc("calls in flight of one process")] = 1024
+    mailbox: Annotated[Positive, _doc("messages waiting in one mailbox")] = 1000
+    open_spaces: Annotated[Positive, _doc("spaces whose indexes are kept open")] = 256
+    store_limit: Annotated[
+        int, _doc("most bytes the store may grow to; 0 for what the disk has", ge=0)
+    ] = 0
+    trace_lines: Annotated[Positive, _doc("syscalls that the trace remembers")] = 4096
+    log_lines: Annotated[Positive, _doc("lines that the log remembers")] = 4096
+    runtime: Annotated[
+        str, _doc("module that runs Python agents; loaded once, before the first spawn")
+    ] = "userland.runtime"
+
+
+def described() -> list[tuple[str, str, str]]:
+    """``(name, default, meaning)`` of each setting, in order; the manual is made from it."""
+    hints = get_type_hints(Settings, include_extras=True)
+    rows = []
+    for field in msgspec.structs.fields(Settings):
+        metas = [m for m in hints[field.name].__metadata__ if isinstance(m, Meta) and m.description]
+        rows.append((field.name, str(field.default), str(metas[0].description)))
+    return rows
+
+
+def default_data(environment: Mapping[str, str]) -> str:
+    """Where the data directory is when nobody says."""
+    base = environment.get("XDG_DATA_HOME") or os.path.join(
+        environment.get("HOME", "/tmp"),
+        ".local",
+        "share",
+    )
+    return os.path.join(base, "engram")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of ``python -m kernel``, one a setting."""
+    flags = argparse.ArgumentParser("engram boot", description="Start the EngramOS kernel.")
+    flags.add_argument("--config", metavar="FILE", help="TOML file with settings")
+    for name, default, meaning in described():
+        text = f"{meaning} [{default or 'see docs/settings.md'}]".replace("%", "%%")
+        flags.add_argument("--" + name.replace("_", "-"), metavar="VALUE", help=text)
+    return flags
+
+
+def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """The settings in force. Raises EINVAL naming the setting and where it came from."""
+    given = {k: v for k, v in vars(parser().parse_args(arguments)).items() if v is not None}
+    names = [field.name for field in msgspec.structs.fields(Settings)]
+    from_env = {
+        name: environment["ENGRAM_" + name.upper()]
+        for name in names
+        if environment.get("ENGRAM_" + name.upper())
+    }
+    file = given.pop("config", None) or environment.get("ENGRAM_CONFIG")
+    data = given.get("data") or from_env.get("data")
+    from_file = _read_file(file, data or default_data(environment))
+    values: dict[str, Any] = {}
+    for source, layer in (("file", from_file), ("environment", from_env), ("flag", given)):
+        for name, value in layer.items():
+            values[name] = _checked(name, value, source)
+    values["data"] = os.path.abspath(
+        os.path.expanduser(values.get("data") or default_data(environment))
+    )
+    return Settings(**values)
+
+
+def _read_file(file: str | None, data: str) -> dict[str, Any]:
+    path = Path(file) if file else Path(data).expanduser() / "engram.toml"
+    if not file and not path.exists():
+        return {}
+    try:
+        with path.open("rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise EINVAL(f"cannot read the settings file {path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise EINVAL(f"the settings file {path} is not TOML: {error}") from error
+
+
+def _checked(name: str, value: Any, source: str) -> Any:
+    hints = get_type_hints(Settings, include_extras=True)
+    if name not in hints:
+        raise EINVAL(
+            f"there is no setting {name!r} (from {source})",
+            hint="docs/settings.md lists them; `engram boot --help` too",
+        )
+    try:
+        return msgspec.convert(value, hints[name], strict=source == "file")
+    except msgspec.ValidationError as error:
+        raise EINVAL(f"setting {name} from {source} is {value!r}: {error}") from error
+
+
+def settings_page() -> str:
+    """The page of all settings, as Markdown."""
+    lines = [
+        "# Settings",
+        "",
+        "Generated from `kernel/settings.py`; do not edit.",
+        "",
+        "A setting comes from its flag (`engram boot --agent-memory 1000000000`), else from its"
+        " environment variable (`ENGRAM_AGENT_MEMORY`), else from a TOML file (`agent_memory ="
+        " 1000000000`), else it has its default. The file is `--config FILE`, or"
+        " `ENGRAM_CONFIG`, or `engram.toml` in the data directory.",
+        "",
+        "| setting | default | meaning |",
+        "|---|---|---|",
+    ]
+    for name, default, meaning in described():
+        shown = f"`{default}`" if default else "`~/.local/share/engram`"
+        lines.append(f"| `{name}` | {shown} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1], "settings.md").write_text(settings_page(), encoding="utf-8")

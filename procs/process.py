@@ -1,0 +1,174 @@
+"""One process as the kernel holds it: its fields, its states, its record on disk.
+
+                 launched            blocked in a call
+          NEW ─────────> READY ────────> RUNNING <────────> WAITING
+                           │   first call   │                  │
+                           │                │                  │
+                           └─────STOP───────┴───────STOP───────┘
+                                    v
+                                 STOPPED ──CONT──> READY, RUNNING or WAITING
+
+          ZOMBIE: from every state; from here it can only be reaped
+
+``TRANSITIONS`` is the one place that says which steps there are.
+"""
+
+from dataclasses import dataclass, field
+
+import msgspec
+import trio
+
+from syscalls.capability import CapSet
+from syscalls.errors import EINVAL
+from syscalls.shapes import Exit, ProcessInfo, ProcKind, ProcState, Quota
+
+TRANSITIONS: dict[ProcState, frozenset[ProcState]] = {
+    "NEW": frozenset({"READY", "RUNNING", "ZOMBIE"}),
+    "READY": frozenset({"RUNNING", "WAITING", "STOPPED", "ZOMBIE"}),
+    "RUNNING": frozenset({"WAITING", "STOPPED", "ZOMBIE"}),
+    "WAITING": frozenset({"RUNNING", "STOPPED", "ZOMBIE"}),
+    "STOPPED": frozenset({"READY", "RUNNING", "WAITING", "ZOMBIE"}),
+    "ZOMBIE": frozenset(),
+}
+
+
+class IllegalTransition(EINVAL):
+    """A process cannot go from its state to that one."""
+
+    code = "EINVAL"
+
+
+class ProcessRecord(msgspec.Struct, omit_defaults=True):
+    """What is kept of a process on disk, while it lives and after."""
+
+    apid: int
+    name: str
+    kind: ProcKind
+    parent: int
+    session: int
+    program: str
+    goal: str
+    args: list[str]
+    space: int
+    caps: list[str]
+    nice: int
+    created: float
+    exit: Exit | None = None
+
+    def info(self) -> ProcessInfo:
+        """A past process as ``proc.list --all`` shows it."""
+        return ProcessInfo(
+            apid=self.apid,
+            name=self.name,
+            kind=self.kind,
+            state="ZOMBIE",
+            parent=self.parent,
+            session=self.session,
+            pid=0,
+            program=self.program,
+            goal=self.goal,
+            space=self.space,
+            caps=self.caps,
+            nice=self.nice,
+            created=self.created,
+            calls=0,
+            inflight=0,
+            mailbox=0,
+            children=[],
+            exit=self.exit,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Process:
+    """A process. The table alone changes ``state``, ``parent``, ``children`` and ``exit``."""
+
+    apid: int
+    name: str
+    kind: ProcKind
+    parent: int
+    session: int
+    program: str
+    goal: str
+    args: list[str]
+    caps: CapSet
+    quota: Quota
+    nice: int
+    created: float
+    space: int = 0
+    """Number of its own space; set by the kernel before it is launched."""
+    pid: int = 0
+    """Process id of the operating system; 0 where it has none (yet)."""
+    state: ProcState = "NEW"
+    exit: Exit | None = None
+    children: dict[int, "Process"] = field(default_factory=dict)
+    """Live ones and zombies, oldest first."""
+    zombies: dict[int, "Process"] = field(default_factory=dict)
+    """Those of ``children`` that have ended, in the order of their ends."""
+    ended: trio.Event = field(default_factory=trio.Event)
+    claims: int = 0
+    """Waits of the parent for this very process."""
+    ending: bool = False
+    """Whether it was asked to end and KILL will follow; see ``signals.deliver``."""
+
+    # figures, kept by the trap
+    calls: int = 0
+    errors: int = 0
+    inflight: int = 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        return self.exit is None
+
+    def move(self, state: ProcState) -> None:
+        """Take one step of ``TRANSITIONS``. Raises IllegalTransition."""
+        if state not in TRANSITIONS[self.state]:
+            raise IllegalTransition(
+                f"process {self.apid} cannot go from {self.state} to {state}",
+                hint="",
+                apid=self.apid,
+            )
+        self.state = state
+
+    def info(self, *, mailbox: int = 0, rss: int = 0) -> ProcessInfo:
+        """The process as ``proc.info`` shows it; the caller measures the rest."""
+        return ProcessInfo(
+            apid=self.apid,
+            name=self.name,
+            kind=self.kind,
+            state=self.state,
+            parent=self.parent,
+            session=self.session,
+            pid=self.pid,
+            program=self.program,
+            goal=self.goal,
+            space=self.space,
+            caps=sorted(self.caps.grants),
+            nice=self.nice,
+            created=self.created,
+            calls=self.calls,
+            inflight=self.inflight,
+            mailbox=mailbox,
+            children=list(self.children),
+            rss=rss,
+            exit=self.exit,
+        )
+
+    def record(self) -> ProcessRecord:
+        """What is kept of it on disk."""
+        return ProcessRecord(
+            apid=self.apid,
+            name=self.name,
+            kind=self.kind,
+            parent=self.parent,
+            session=self.session,
+            program=self.program,
+            goal=self.goal,
+            args=self.args,
+            space=self.space,
+            caps=sorted(self.caps.grants),
+            nice=self.nice,
+            created=self.created,
+            exit=self.exit,
+        )

@@ -1,0 +1,187 @@
+"""Processes: spawn, wait, signal, inspect. Numbers 1-31."""
+
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from syscalls.shapes import (
+    Apid,
+    Exit,
+    Output,
+    ProcessInfo,
+    Quota,
+    Restart,
+    Seconds,
+    Shape,
+    Signal,
+    SpaceRef,
+    Target,
+)
+from syscalls.table import Call, syscall
+
+Program = Annotated[str, Meta(min_length=1, max_length=4096)]
+Goal = Annotated[str, Meta(max_length=65536)]
+Nice = Annotated[int, Meta(ge=-20, le=19)]
+
+
+class Spawned(Shape):
+    """The new process."""
+
+    apid: int
+
+
+@syscall(1, "proc.spawn", reply=Spawned)
+class Spawn(Call, kw_only=True):
+    """Start a process and return its APID at once.
+
+    ``program`` is a Python module or file with ``async def main(agent)``, the bare name of
+    an example agent, or an executable, which finds its descriptor as fd 3. ``caps`` (default:
+    the standard set) and ``quota`` never exceed the caller's. ``space`` names a space to use
+    as its own: the caller's, one shared with it for writing, or a new name; without it the
+    child gets a new private one. Raises ENOENT, EPERM, EDQUOT, EINVAL.
+    """
+
+    program: Program
+    name: Annotated[str, Meta(max_length=200)] = ""
+    goal: Goal = ""
+    args: list[str] = []
+    caps: list[str] | None = None
+    quota: Quota | None = None
+    nice: Nice = 0
+    restart: Restart = "temporary"
+    space: SpaceRef | None = None
+    cwd: str = ""
+    env: dict[str, str] = {}
+
+
+@syscall(2, "proc.fork", reply=Spawned)
+class Fork(Call, kw_only=True):
+    """Make a child with a copy-on-write view of a process's space and the same context."""
+
+    target: Target | None = None
+    goal: Goal = ""
+    name: str = ""
+
+
+@syscall(3, "proc.exec")
+class Exec(Call, kw_only=True):
+    """Replace the caller's program, keeping its APID, space and mailbox."""
+
+    program: Program
+    args: list[str] = []
+
+
+@syscall(4, "proc.exit")
+class ExitCall(Call, kw_only=True):
+    """Say how the caller ends; the kernel closes its descriptor after the reply."""
+
+    status: Annotated[int, Meta(ge=0, le=255)] = 0
+    value: Any = None
+    reason: Annotated[str, Meta(max_length=2000)] = ""
+
+
+@syscall(5, "proc.wait", reply=Exit)
+class Wait(Call, kw_only=True):
+    """Wait for a process to end and reap it.
+
+    Without ``target``: the next of the caller's children to end. A child is reaped by the
+    first wait of its parent; others may wait too, while it is known. Raises ESRCH (no such
+    process or no children), ETIME.
+    """
+
+    target: Target | None = None
+    timeout: Seconds | None = None
+
+
+@syscall(6, "proc.signal", destructive=True)
+class SignalCall(Call, kw_only=True):
+    """Send a signal: TERM, KILL, INT, STOP, CONT, USR1 or USR2.
+
+    TERM and INT ask a process to end, and become KILL after the grace period; STOP suspends
+    it and CONT resumes it. With ``tree`` its descendants get it too. Without an object in
+    the capability: the caller's descendants. Raises ESRCH, EPERM.
+    """
+
+    target: Target
+    signal: Signal = "TERM"
+    tree: bool = False
+
+
+@syscall(7, "proc.info", reply=ProcessInfo)
+class Info(Call, kw_only=True):
+    """Everything about one process; without ``target`` about the caller."""
+
+    target: Target | None = None
+
+
+class Processes(Shape):
+    """Processes in order of their APIDs."""
+
+    processes: list[ProcessInfo]
+
+
+@syscall(8, "proc.list", reply=Processes)
+class ListCall(Call, kw_only=True):
+    """List the processes: live ones and zombies; with ``all`` also those of the past."""
+
+    all: bool = False
+    session: Apid | None = None
+
+
+@syscall(9, "proc.nice")
+class NiceCall(Call, kw_only=True):
+    """Set a process's claim on LLM time: -20 (most) to 19 (least)."""
+
+    target: Target
+    nice: Nice
+
+
+@syscall(10, "proc.limit", reply=Quota)
+class Limit(Call, kw_only=True):
+    """Set some limits of a descendant (or lower one's own); returns those in force."""
+
+    target: Target | None = None
+    quota: Quota = Quota()
+
+
+@syscall(11, "proc.link")
+class Link(Call, kw_only=True):
+    """Tie two processes: when one fails, the other gets TERM."""
+
+    target: Target
+
+
+@syscall(12, "proc.monitor")
+class Monitor(Call, kw_only=True):
+    """Ask for a message when a process ends."""
+
+    target: Target
+
+
+@syscall(13, "proc.checkpoint")
+class Checkpoint(Call, kw_only=True):
+    """Write an image of a process: space, mailbox, context, attachments."""
+
+    target: Target | None = None
+    path: str = ""
+
+
+@syscall(14, "proc.restore", reply=Spawned)
+class Restore(Call, kw_only=True):
+    """Start a process from an image."""
+
+    path: str
+
+
+@syscall(15, "proc.output", reply=Output, chunk=Output, capability="proc.info")
+class OutputCall(Call, kw_only=True):
+    """Read what a process wrote to its standard output and error.
+
+    The kernel keeps the last 256 KiB. ``since`` is an offset; with ``follow`` the call
+    streams until the process ends. Without an object in the capability: the caller and its
+    descendants.
+    """
+
+    target: Target
+    since: Annotated[int, Meta(ge=0)] = 0
+    follow: bool = False

@@ -1,0 +1,346 @@
+"""Shapes: the structs that calls carry and answer with.
+
+Times are seconds since the Unix epoch (float). Sizes are bytes. Optional fields are left
+out of the encoded form when they hold their default.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+Segment = Literal["working", "episodic", "semantic", "procedural"]
+SEGMENTS: tuple[Segment, ...] = ("working", "episodic", "semantic", "procedural")
+Taint = Literal["user", "tool", "recalled", "model"]
+RecordState = Literal["generated", "activated", "merged", "archived", "forgotten", "frozen"]
+Signal = Literal["TERM", "KILL", "INT", "STOP", "CONT", "USR1", "USR2"]
+ProcState = Literal["NEW", "READY", "RUNNING", "WAITING", "STOPPED", "ZOMBIE"]
+ProcKind = Literal["init", "session", "python", "exec"]
+Restart = Literal["permanent", "transient", "temporary"]
+Access = Literal["read", "write"]
+Level = Literal["debug", "info", "warning", "error"]
+
+Apid = Annotated[int, Meta(ge=1, description="agent process id, never reused")]
+Rid = Annotated[
+    str, Meta(pattern="^[0-9A-HJKMNP-TV-Z]{26}$", description="record id, ordered by time")
+]
+Target = Annotated[int | str, Meta(description="a process: its APID or its unambiguous name")]
+SpaceRef = Annotated[
+    int | str, Meta(description="a space: its number or its name; default the caller's own")
+]
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Tags = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=64)]
+Content = Annotated[str, Meta(min_length=1, max_length=4 * 1024 * 1024)]
+
+
+class Shape(msgspec.Struct, omit_defaults=True):
+    """Base of the structs below: what is at its default is not encoded."""
+
+
+# --- processes
+
+
+class Quota(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True):
+    """Limits of one process. None means the kernel's default."""
+
+    memory: Annotated[int, Meta(ge=16 << 20)] | None = None
+    """Bytes of private writable memory (RLIMIT_DATA)."""
+    files: Annotated[int, Meta(ge=16, le=65536)] | None = None
+    """Open descriptors."""
+    children: Annotated[int, Meta(ge=0, le=100000)] | None = None
+    """Live child processes, those of the operating system included."""
+    inflight: Annotated[int, Meta(ge=1, le=100000)] | None = None
+    """Calls in flight at once."""
+    mailbox: Annotated[int, Meta(ge=1, le=1000000)] | None = None
+    """Messages waiting in the mailbox."""
+    records: Annotated[int, Meta(ge=0)] | None = None
+    """Records in the space."""
+
+
+class Exit(Shape):
+    """How a process ended."""
+
+    apid: int
+    status: int
+    """0 for success; 128 + n when the operating system's signal n ended it."""
+    reason: str
+    """One line: ``returned``, ``exit``, ``signal TERM``, ``exception ValueError: ...``."""
+    value: Any = None
+    """What ``main`` returned or gave to ``proc.exit``, where it gave something."""
+    ended: float = 0.0
+
+
+class ProcessInfo(Shape, omit_defaults=False):
+    """One process as ``proc.list`` and ``proc.info`` show it."""
+
+    apid: int
+    name: str
+    kind: ProcKind
+    state: ProcState
+    parent: int
+    session: int
+    """APID of the session (shell) it belongs to; 1 for what init started."""
+    pid: int
+    """Process id of the operating system; 0 where it has none."""
+    program: str
+    goal: str
+    space: int
+    caps: list[str]
+    nice: int
+    created: float
+    calls: int
+    """Syscalls made so far."""
+    inflight: int
+    mailbox: int
+    """Messages waiting."""
+    children: list[int]
+    rss: int = 0
+    """Resident bytes, measured when asked."""
+    exit: Exit | None = None
+
+
+class Output(Shape):
+    """A piece of what a process wrote to its standard output or error."""
+
+    apid: int
+    at: int
+    """Offset of the first byte since the process began."""
+    data: bytes
+
+
+# --- messages
+
+
+class Message(Shape):
+    """One message in a mailbox."""
+
+    id: int
+    """Sequence number in the receiver's mailbox."""
+    sender: int
+    """APID, filled in by the kernel: it cannot be forged."""
+    name: str
+    """The sender's name when it sent."""
+    body: Any
+    sent: float
+    topic: str = ""
+    """Set when it came through ``ipc.publish``."""
+    type: str = ""
+    """The sender's word for what it is; ``ipc.recv`` can select by it."""
+    reply_to: int = 0
+    """Id of the message that this answers, in the mailbox of this message's sender."""
+
+
+# --- memory
+
+
+class Record(Shape):
+    """One record of a space."""
+
+    rid: str
+    space: int
+    segment: Segment
+    content: str
+    kind: str = ""
+    key: str = ""
+    """A name by which its writer finds it again; unique among a space's live records."""
+    meta: dict[str, Any] = {}
+    tags: list[str] = []
+    importance: float = 0.5
+    version: int = 1
+    created: float = 0.0
+    updated: float = 0.0
+    valid_from: float | None = None
+    valid_to: float | None = None
+    expires: float | None = None
+    sources: list[str] = []
+    """Rids that this record was made from."""
+    writer: int = 0
+    """APID that wrote this version."""
+    call: str = ""
+    """Name of the syscall that wrote this version."""
+    taint: Taint = "user"
+    state: RecordState = "generated"
+
+
+class Note(Shape, forbid_unknown_fields=True):
+    """What ``mem.write_many`` takes for each record; the fields of ``mem.write``."""
+
+    segment: Segment
+    content: Content
+    kind: Annotated[str, Meta(max_length=100)] = ""
+    key: Annotated[str, Meta(max_length=400)] = ""
+    meta: dict[str, Any] = {}
+    tags: Tags = []
+    importance: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    ttl: Seconds | None = None
+    valid_from: float | None = None
+    valid_to: float | None = None
+    sources: list[Rid] = []
+    taint: Taint = "user"
+    idempotency: Annotated[str, Meta(max_length=200)] = ""
+
+
+class Filter(Shape, forbid_unknown_fields=True):
+    """Narrows a search; every field that is given must hold."""
+
+    kind: str | None = None
+    tags: list[str] = []
+    """All of these."""
+    meta: dict[str, Any] = {}
+    """These keys with these values."""
+    writer: int | None = None
+    since: float | None = None
+    """Created at or after."""
+    until: float | None = None
+    """Created before."""
+
+
+class Parts(Shape, omit_defaults=False):
+    """What each signal contributed to a score; 0 where it was silent."""
+
+    dense: float = 0.0
+    lexical: float = 0.0
+    graph: float = 0.0
+    time: float = 0.0
+    activation: float = 0.0
+
+
+class Provenance(Shape):
+    """Where a hit comes from."""
+
+    space: int
+    writer: int
+    call: str
+    created: float
+    version: int
+    sources: list[str] = []
+    taint: Taint = "user"
+
+
+class Hit(Shape):
+    """One result of a search, best first."""
+
+    rid: str
+    content: str
+    score: float
+    segment: Segment
+    provenance: Provenance
+    kind: str = ""
+    key: str = ""
+    tags: list[str] = []
+    meta: dict[str, Any] = {}
+    parts: Parts | None = None
+    """Only with ``explain``."""
+
+
+class Version(Shape):
+    """One step in a record's history."""
+
+    version: int
+    at: float
+    writer: int
+    call: str
+    content: str | None
+    """None where the content was erased by a delete."""
+    state: RecordState = "generated"
+
+
+class Grant(Shape):
+    """Who else may use a space."""
+
+    space: int
+    apid: int
+    access: Access
+    granted: float = 0.0
+    by: int = 0
+
+
+class SpaceInfo(Shape, omit_defaults=False):
+    """A space and what it holds."""
+
+    space: int
+    name: str
+    owner: int
+    """APID that the space was made for."""
+    created: float
+    records: int
+    by_segment: dict[str, int]
+    bytes: int
+    """Encoded size of the live records."""
+    seq: int
+    """Sequence number of the last change."""
+    indexed: dict[str, int]
+    """Sequence number that each derived index has reached."""
+    grants: list[Grant]
+
+
+# --- language models
+
+
+class ChatMessage(Shape, forbid_unknown_fields=True):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
+class Usage(Shape, omit_defaults=False):
+    """Tokens of one generation."""
+
+    prompt: int = 0
+    cached: int = 0
+    """Those of ``prompt`` that did not have to be computed again."""
+    completion: int = 0
+
+
+# --- system
+
+
+class LogLine(Shape):
+    """One line of the kernel's log."""
+
+    seq: int
+    at: float
+    level: Level
+    source: str
+    text: str
+
+
+class TraceLine(Shape):
+    """One finished syscall as ``strace`` shows it."""
+
+    seq: int
+    at: float
+    apid: int
+    call: str
+    arguments: str
+    """Shortened."""
+    result: str
+    """Shortened reply, or the error's code and message."""
+    micros: float
+    ok: bool = True
+
+
+class SessionInfo(Shape, omit_defaults=False):
+    """One attached shell or client."""
+
+    session: int
+    """Its APID."""
+    name: str
+    uid: int
+    pid: int
+    space: int
+    started: float
+    attached: bool
+    jobs: list[int]
+    """APIDs it spawned that are still alive."""
+
+
+class DriverInfo(Shape, omit_defaults=False):
+    """One driver and how it is."""
+
+    name: str
+    kind: str
+    state: Literal["absent", "starting", "ready", "failed", "stopped"]
+    detail: dict[str, Any]

@@ -1,0 +1,1 @@
+"""Finding records again: candidates, fusion, filters."""

@@ -1,0 +1,264 @@
+"""The SDK: what a Python agent is given.
+
+    async def main(agent):
+        await agent.remember("Ada likes tea")
+        hits = await agent.recall("what does Ada drink?")
+        agent.print(hits[0].content)
+
+Each method is one noun or verb over one or two syscalls; ``agent.call`` takes any syscall's
+struct, and ``agent.mem``, ``agent.proc``, ... have a method for each. Errors are those of
+``syscalls.errors``: catch ``EPERM``, ``ESRCH``, ``ETIME`` by name. Keyword arguments that a
+method does not name go to the syscall as they are.
+"""
+
+import signal
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import trio
+
+from syscalls.calls import ipc, llm, mem, proc
+from syscalls.launch import Launch
+from syscalls.shapes import (
+    ChatMessage,
+    Exit,
+    Grant,
+    Hit,
+    Message,
+    ProcessInfo,
+    Record,
+    Segment,
+    Signal,
+    Version,
+)
+from syscalls.table import Call
+from userland.channel import Channel, Stream
+
+Prompt = str | list[ChatMessage]
+
+
+class Proc:
+    """A process that this agent started, or knows by its APID or name."""
+
+    def __init__(self, agent: "Agent", apid: int) -> None:
+        self._agent = agent
+        self.apid = apid
+
+    def __repr__(self) -> str:
+        return f"Proc({self.apid})"
+
+    async def wait(self, timeout: float | None = None) -> Exit:  # noqa: ASYNC109 - the kernel's
+        """Wait until it ends, and reap it. Raises ETIME, ESRCH."""
+        ended: Exit = await self._agent.call(proc.Wait(target=self.apid, timeout=timeout))
+        return ended
+
+    async def signal(self, name: Signal = "TERM", *, tree: bool = False) -> None:
+        """Send it a signal; with ``tree`` its descendants too. Raises EPERM, ESRCH."""
+        await self._agent.call(proc.SignalCall(target=self.apid, signal=name, tree=tree))
+
+    async def info(self) -> ProcessInfo:
+        """What the kernel knows of it. Raises ESRCH."""
+        info: ProcessInfo = await self._agent.call(proc.Info(target=self.apid))
+        return info
+
+    async def output(self) -> AsyncIterator[bytes]:
+        """What it writes to its standard output and error, until it ends."""
+        call = proc.OutputCall(target=self.apid, follow=True)
+        async with self._agent.channel.stream(call) as stream:
+            async for piece in stream:
+                yield piece.data
+
+
+class Agent:
+    """This process, and what it may ask of the kernel."""
+
+    def __init__(self, channel: Channel, launch: Launch) -> None:
+        self.channel = channel
+        self.apid = launch.apid
+        self.name = launch.name
+        self.goal = launch.goal
+        self.args = launch.args
+        self.space = launch.space
+        """Number of its own space."""
+        self.ipc, self.llm, self.mem = channel.ipc, channel.llm, channel.mem
+        self.kv, self.lora, self.tool = channel.kv, channel.lora, channel.tool
+        self.proc, self.sys = channel.proc, channel.sys
+
+    async def call(self, call: Call) -> Any:  # noqa: ANN401
+        """Make any syscall."""
+        return await self.channel.call(call)
+
+    # --- memory
+
+    async def remember(
+        self,
+        content: str,
+        segment: Segment = "episodic",
+        **fields: Any,  # noqa: ANN401
+    ) -> str:
+        """Write a record and return its rid; it is on disk. Fields as of ``mem.write``."""
+        written = await self.call(mem.Write(content=content, segment=segment, **fields))
+        return str(written.rid)
+
+    async def recall(
+        self,
+        query: str,
+        k: int = 5,
+        **fields: Any,  # noqa: ANN401
+    ) -> list[Hit]:
+        """Find records by meaning and words, best first. Fields as of ``mem.search``."""
+        found = await self.call(mem.Search(query=query, k=k, **fields))
+        hits: list[Hit] = found.hits
+        return hits
+
+    async def read(self, rid: str | None = None, **fields: Any) -> list[Record]:  # noqa: ANN401
+        """Read one record by rid (or ``key=``), or list the newest. Raises ENOENT, EPERM."""
+        found = await self.call(mem.Read(rid=rid, **fields))
+        records: list[Record] = found.records
+        return records
+
+    async def update(self, rid: str, **fields: Any) -> int:  # noqa: ANN401
+        """Add a version to a record; returns its number. ``expect=`` compares and sets."""
+        written = await self.call(mem.Update(rid=rid, **fields))
+        return int(written.version)
+
+    async def delete(self, rid: str) -> None:
+        """Erase a record with all its versions. Raises ENOENT, EPERM."""
+        await self.call(mem.Delete(rid=rid))
+
+    async def history(self, rid: str) -> list[Version]:
+        """All versions of a record, oldest first."""
+        found = await self.call(mem.History(rid=rid))
+        versions: list[Version] = found.versions
+        return versions
+
+    async def share(self, to: int | str, access: mem.Access = "read") -> Grant:
+        """Let another process read, or read and write, this agent's space."""
+        granted = await self.call(mem.Share(to=to, access=access))
+        grant: Grant = granted.grant
+        return grant
+
+    async def revoke(self, to: int | str) -> None:
+        """Take a share back."""
+        await self.call(mem.Revoke(to=to))
+
+    # --- messages
+
+    async def send(self, to: int | str, body: Any, *, type: str = "") -> int:  # noqa: ANN401, A002
+        """Put a message into a process's mailbox; returns its number there.
+
+        ``body`` is anything that JSON could carry, or bytes. Raises ESRCH, EAGAIN.
+        """
+        sent = await self.call(ipc.Send(to=to, body=body, type=type))
+        return int(sent.id)
+
+    async def recv(self, timeout: float | None = None, **select: Any) -> Message:  # noqa: ANN401, ASYNC109
+        """Take the oldest message that fits; waits for one. Raises ETIME.
+
+        ``sender``, ``topic``, ``type`` and ``reply_to`` select.
+        """
+        received = await self.call(ipc.Recv(timeout=timeout, **select))
+        message: Message = received.message
+        return message
+
+    async def messages(self, **select: Any) -> AsyncIterator[Message]:  # noqa: ANN401
+        """Every message that fits, as they come, without end."""
+        while True:
+            yield await self.recv(**select)
+
+    async def request(
+        self,
+        to: int | str,
+        body: Any,  # noqa: ANN401
+        timeout: float | None = None,  # noqa: ASYNC109
+        *,
+        type: str = "",  # noqa: A002
+    ) -> Message:
+        """Send a message and wait for the ``reply`` to it. Raises ESRCH, EAGAIN, ETIME."""
+        number = await self.send(to, body, type=type)
+        return await self.recv(timeout, sender=to, reply_to=number)
+
+    async def reply(self, message: Message, body: Any) -> int:  # noqa: ANN401
+        """Answer a message."""
+        answer = ipc.Send(to=message.sender, body=body, type=message.type, reply_to=message.id)
+        sent = await self.call(answer)
+        return int(sent.id)
+
+    async def publish(self, topic: str, body: Any) -> int:  # noqa: ANN401
+        """Send to every subscriber of a topic; returns how many got it."""
+        published = await self.call(ipc.Publish(topic=topic, body=body))
+        return int(published.delivered)
+
+    async def subscribe(self, topic: str) -> AsyncIterator[Message]:
+        """Subscribe to a topic, and iterate over its messages.
+
+        ``async for message in await agent.subscribe("news"): ...``
+        """
+        await self.call(ipc.Subscribe(topic=topic))
+        return self.messages(topic=topic)
+
+    async def unsubscribe(self, topic: str) -> None:
+        """End a subscription."""
+        await self.call(ipc.Unsubscribe(topic=topic))
+
+    # --- processes
+
+    async def spawn(
+        self,
+        program: str,
+        *args: str,
+        **fields: Any,  # noqa: ANN401
+    ) -> Proc:
+        """Start a process. Fields as of ``proc.spawn``: name, goal, caps, quota, space, ..."""
+        spawned = await self.call(proc.Spawn(program=program, args=list(args), **fields))
+        return Proc(self, spawned.apid)
+
+    async def signals(self) -> AsyncIterator[Signal]:
+        """USR1 and USR2 as they come, without end. Until this is asked for they do nothing."""
+        names: dict[int, Signal] = {signal.SIGUSR1: "USR1", signal.SIGUSR2: "USR2"}
+        with trio.open_signal_receiver(*names) as numbers:
+            async for number in numbers:
+                yield names[number]
+
+    def process(self, apid: int) -> Proc:
+        """A handle on a process that is known by its APID."""
+        return Proc(self, apid)
+
+    # --- language models
+
+    async def generate(self, prompt: Prompt, **fields: Any) -> str:  # noqa: ANN401
+        """Generate text from a prompt or messages. Fields as of ``llm.generate``.
+
+        Raises ENODEV when no model is attached.
+        """
+        generated = await self.call(_generation(prompt, fields))
+        return str(generated.text)
+
+    async def stream(self, prompt: Prompt, **fields: Any) -> AsyncIterator[str]:  # noqa: ANN401
+        """The same, piece by piece as the text comes."""
+        pieces: Stream = self.channel.stream(_generation(prompt, {**fields, "stream": True}))
+        async with pieces:
+            async for chunk in pieces:
+                yield chunk.text
+
+    async def intent(self, text: str, **fields: Any) -> llm.Understood:  # noqa: ANN401
+        """Have the kernel understand a person's words and act on them, as this agent."""
+        understood: llm.Understood = await self.call(llm.Intent(text=text, **fields))
+        return understood
+
+    # --- words for people
+
+    def print(self, *values: object) -> None:
+        """Write a line to the output, which the kernel keeps (``engram logs``)."""
+        print(*values, flush=True)  # noqa: T201
+
+    def log(self, *values: object) -> None:
+        """Write a line to the standard error, which the kernel keeps too."""
+        print(*values, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _generation(prompt: Prompt, fields: dict[str, Any]) -> llm.Generate:
+    if isinstance(prompt, str):
+        return llm.Generate(prompt=prompt, **fields)
+    return llm.Generate(messages=prompt, **fields)

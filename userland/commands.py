@@ -1,0 +1,135 @@
+"""The command table: what can be typed after ``engram`` and in the shell.
+
+One source for both. A command is a row here and, in its module under ``userland/bin``, two
+functions: ``NAME_arguments(parser)`` and ``NAME(context, options) -> status``; in a name of
+two words the blank is an underscore. Modules are imported when a command of theirs is used,
+so that ``engram ps`` loads no more than it needs.
+"""
+
+import argparse
+import importlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, NoReturn, cast
+
+from syscalls.errors import EINVAL
+from userland.context import Context
+
+
+class Command(NamedTuple):
+    """One row."""
+
+    name: str
+    module: str
+    summary: str
+    shell: bool = True
+    """Whether it can be typed in the shell too."""
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command("boot", "boot", "start the kernel (--detach: in the background)", shell=False),
+    Command("halt", "boot", "end every process and stop the kernel"),
+    Command("shell", "interactive", "an interactive shell", shell=False),
+    Command("demo", "interactive", "show it all at work, in a fresh directory", shell=False),
+    Command("doctor", "doctor", "check this machine and say what to do"),
+    Command("run", "process", "start a program, show its output, wait for its end"),
+    Command("spawn", "process", "start a program in the background"),
+    Command("ps", "process", "list the processes"),
+    Command("kill", "process", "send a signal"),
+    Command("wait", "process", "wait for a process to end"),
+    Command("logs", "process", "what a process wrote"),
+    Command("output", "process", "the same as logs"),
+    Command("strace", "trace", "the syscalls that were made (-f: those to come)"),
+    Command("dmesg", "trace", "the kernel's log (-w: follow)"),
+    Command("top", "top", "the processes, live"),
+    Command("mem write", "memory", "write a record"),
+    Command("mem search", "memory", "find records by meaning and words"),
+    Command("mem read", "memory", "read a record"),
+    Command("mem list", "memory", "list the newest records"),
+    Command("mem history", "memory", "all versions of a record"),
+    Command("mem update", "memory", "add a version to a record"),
+    Command("mem delete", "memory", "erase a record"),
+    Command("mem share", "memory", "let another process use a space"),
+    Command("mem revoke", "memory", "take a share back"),
+    Command("mem stat", "memory", "size, indexes and grants of a space"),
+    Command("send", "message", "send a message to a process"),
+    Command("recv", "message", "take a message from this session's mailbox"),
+    Command("publish", "message", "send to the subscribers of a topic"),
+    Command("llm generate", "model", "generate text"),
+    Command("llm count", "model", "count tokens"),
+    Command("llm embed", "model", "embed texts"),
+    Command("intent", "model", "say it in words"),
+    Command("sessions", "system", "the attached shells and clients"),
+    Command("info", "system", "version, uptime, drivers"),
+    Command("stats", "system", "figures of every part"),
+    Command("ready", "system", "wait until the drivers are ready"),
+    Command("call", "system", "any syscall, with its arguments as JSON"),
+)
+
+BY_NAME = {command.name: command for command in COMMANDS}
+GROUPS = {command.name.split()[0] for command in COMMANDS if " " in command.name}
+
+Arguments = Callable[[argparse.ArgumentParser], None]
+Run = Callable[[Context, argparse.Namespace], int]
+
+
+class Usage(EINVAL):
+    """A command line that does not fit; the message holds the usage."""
+
+    code = "EINVAL"
+
+
+class HelpShown(Exception):  # noqa: N818
+    """The help was asked for and printed; there is nothing to run."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises instead of leaving the program: the shell goes on."""
+
+    def error(self, message: str) -> NoReturn:
+        """A wrong command line."""
+        raise Usage(message, hint=" ".join(self.format_usage().split()))
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """After ``--help``."""
+        raise HelpShown(message or "")
+
+
+def find(words: Sequence[str]) -> tuple[Command, list[str]] | None:
+    """The command that the words begin with, and the words after it; None for none."""
+    for length in (2, 1):
+        command = BY_NAME.get(" ".join(words[:length])) if len(words) >= length else None
+        if command is not None:
+            return command, list(words[length:])
+    if words and words[0] in GROUPS:
+        verbs = [name.split()[1] for name in BY_NAME if name.startswith(f"{words[0]} ")]
+        raise Usage(
+            f"{words[0]} what?" if len(words) == 1 else f"{words[0]} has no {words[1]!r}",
+            hint=f"{words[0]} {'|'.join(verbs)}",
+        )
+    return None
+
+
+def execute(command: Command, words: list[str], context: Context, prefix: str = "") -> int:
+    """Parse the words after a command and run it. Raises what the command raises."""
+    module = importlib.import_module(f"userland.bin.{command.module}")
+    function = command.name.replace(" ", "_")
+    parser = Parser(
+        prog=f"{prefix}{command.name}", description=command.summary, allow_abbrev=False
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    cast("Arguments", getattr(module, f"{function}_arguments"))(parser)
+    options = parser.parse_args(words)
+    before = context.json
+    context.json = before or options.json
+    try:
+        return cast("Run", getattr(module, function))(context, options)
+    finally:
+        context.json = before if context.shell is not None else context.json
+
+
+def closest(word: str, among: Sequence[str]) -> str | None:
+    """The most similar of some words, for a suggestion."""
+    import difflib  # noqa: PLC0415 - only when something was mistyped
+
+    found = difflib.get_close_matches(word, among, n=1, cutoff=0.6)
+    return found[0] if found else None
