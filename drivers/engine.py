@@ -42,12 +42,12 @@ class Job:
         except msgspec.DecodeError as error:
             raise EINVAL(f"wrong arguments for {self.method}: {error}") from error
 
-    def chunk(self, value: Any) -> None:  # noqa: ANN401
+    def chunk(self, value: Any) -> None:
         """Send a part of the answer; costs one credit."""
         self.credit -= 1
         self._send(Chunk(self.seq, pack(value)))
 
-    def done(self, value: Any) -> None:  # noqa: ANN401
+    def done(self, value: Any) -> None:
         """Send the answer, or its end."""
         if not self.finished:
             self.finished = True

@@ -25,6 +25,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import zmq
@@ -150,13 +151,13 @@ class Server:
             case Call(seq, method, arguments, credit):
                 job = Job(seq, method, arguments, credit, self.send)
                 self._jobs[seq] = job
-                self._commands.put(lambda engine: _begin(engine, job))
+                self._commands.put(partial(_begin, job))
             case Cancel(seq):
-                if waiting := self._jobs.get(seq):
-                    self._commands.put(lambda engine: _cancel(engine, waiting))
+                if (waiting := self._jobs.get(seq)) is not None:
+                    self._commands.put(partial(_cancel, waiting))
             case Credit(seq, more):
-                if waiting := self._jobs.get(seq):
-                    self._commands.put(lambda _: _grant(waiting, more))
+                if (waiting := self._jobs.get(seq)) is not None:
+                    self._commands.put(partial(_grant, waiting, more))
             case Stop():
                 self._commands.put(None)
                 return True
@@ -198,17 +199,17 @@ class Server:
             engine.step()
 
 
-def _begin(engine: Engine, job: Job) -> None:
+def _begin(job: Job, engine: Engine) -> None:
     with job.guard():
         engine.begin(job)
 
 
-def _cancel(engine: Engine, job: Job) -> None:
+def _cancel(job: Job, engine: Engine) -> None:
     if not job.finished:
         engine.cancel(job)
 
 
-def _grant(job: Job, more: int) -> None:
+def _grant(job: Job, more: int, _engine: Engine) -> None:
     job.credit += more
 
 

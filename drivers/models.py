@@ -100,7 +100,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def threads(option: object, most: int) -> int:
-    """How many threads an engine computes with: as told, or half of the cores."""
+    """How many threads an engine computes with: as told, or all of few cores, half of many."""
     if isinstance(option, int) and option > 0:
         return option
-    return max(1, min(most, len(os.sched_getaffinity(0)) // 2))
+    cores = len(os.sched_getaffinity(0))
+    return min(most, max(min(cores, 4), cores // 2))

@@ -178,13 +178,11 @@ def listen(
     except BaseException:
         socket.close(linger=0)
         raise
-    bound = socket.last_endpoint.rstrip(b"\0").decode()
+    bound = bytes(socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()  # type: ignore[arg-type]
     return Port(socket, token), Address(bound, token, **keys)
 
 
-def connect(
-    context: zmq.Context[zmq.Socket[bytes]], address: Address, *, hwm: int = 1000
-) -> Port:
+def connect(context: zmq.Context[zmq.Socket[bytes]], address: Address, *, hwm: int = 1000) -> Port:
     """The host's end."""
     socket = context.socket(zmq.DEALER)
     try:

@@ -24,7 +24,7 @@ from msgspec import Raw
 from syscalls.errors import ErrorValue
 
 
-class Frame(msgspec.Struct, array_like=True, frozen=True, tag=str.lower):
+class Frame(msgspec.Struct, array_like=True, tag=str.lower):
     """Base of the messages."""
 
 
@@ -104,9 +104,7 @@ class Stop(Frame):
     """Finish what must not be lost, and exit."""
 
 
-Message = (
-    Hello | Progress | Call | Chunk | Done | Failed | Cancel | Credit | Ping | Pong | Stop
-)
+Message = Hello | Progress | Call | Chunk | Done | Failed | Cancel | Credit | Ping | Pong | Stop
 
 
 class EngineSpec(msgspec.Struct, frozen=True):
@@ -157,6 +155,6 @@ def decode(data: bytes) -> Message:
     return _decoder.decode(data)
 
 
-def pack(value: Any) -> Raw:  # noqa: ANN401
+def pack(value: Any) -> Raw:
     """A value as the still encoded part of a message."""
     return Raw(_encoder.encode(value))

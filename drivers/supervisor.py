@@ -269,7 +269,7 @@ class Host:
         arguments: msgspec.Struct,
         *,
         replays: int = 0,
-        timeout: float = math.inf,  # noqa: ASYNC109 - it becomes an error of ours
+        timeout: float = math.inf,
     ) -> Raw:
         """Make a call and return its answer, still encoded.
 

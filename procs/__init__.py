@@ -2,7 +2,8 @@
 
     process.py    Process, its states and the one table of transitions
     numbers.py    APIDs, never given out twice
-    table.py      ProcessTable: births, look-up, waits, ends, what is kept on disk
+    history.py    what is kept of processes on disk
+    table.py      ProcessTable: births, look-up, states, waits, ends
     signals.py    deliver, terminate: TERM, bounded wait, KILL
     mailbox.py    Mailboxes: durable, bounded; Selector
     topics.py     Topics: who gets what is published

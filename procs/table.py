@@ -2,10 +2,7 @@
 
 All of it is in memory and changes between two checkpoints; nothing here waits but ``wait``.
 A record of each process goes to the store beside a spawn and at its end, as a ``Batch``
-that the kernel commits when it suits; so the past is known after a reboot.
-
-    procs  "a" + apid (8 bytes)   a process that was alive when this was written
-           "p" + apid (8 bytes)   one of the past, with its exit; the oldest are dropped
+that the kernel commits when it suits; so the past is known after a reboot (``history.py``).
 """
 
 from collections import deque
@@ -16,9 +13,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from drivers.contracts import Batch, Bucket, Clock, Store
+from drivers.contracts import Batch, Clock, Store
+from procs.history import REMEMBERED, History
 from procs.numbers import INIT, Numbers
-from procs.process import Process, ProcessRecord
+from procs.process import Process
 from syscalls.capability import CapSet
 from syscalls.errors import ECONFLICT, EINVAL, ESRCH, ETIME
 from syscalls.shapes import Exit, ProcessInfo, ProcKind, Quota
@@ -26,15 +24,8 @@ from syscalls.shapes import Exit, ProcessInfo, ProcKind, Quota
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ALIVE, PAST = b"a", b"p"
-KILLED = 137
 ZOMBIES = 1000
 """Ended children that a parent may leave unreaped before the oldest are dropped."""
-REMEMBERED = 1000
-"""Processes of the past that are kept on disk."""
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(ProcessRecord).decode
 
 
 class TableStatistics(msgspec.Struct, frozen=True):
@@ -64,15 +55,13 @@ class ProcessTable:
     def __init__(
         self, store: Store, clock: Clock, *, zombies: int = ZOMBIES, remembered: int = REMEMBERED
     ) -> None:
-        self._store = store
         self._clock = clock
         self._zombie_limit = zombies
-        self._remembered = remembered
+        self._history = History(store, remembered)
         self._numbers = Numbers(store)
         self._processes: dict[int, Process] = {}
         self._named: dict[str, dict[int, Process]] = {}
         self._waiters: dict[int, deque[_Waiter]] = {}
-        self._past: deque[int] = deque()
         self._created = self._ended = self._waits = 0
         self._watchers: list[Callable[[Process], None]] = []
 
@@ -83,20 +72,7 @@ class ProcessTable:
         with "kernel died"; their exits are returned.
         """
         await self._numbers.open()
-        lost = [_decode(value) for _, value in self._store.scan("procs", ALIVE, PAST)]
-        now = self._clock.now()
-        puts: list[tuple[Bucket, bytes, bytes]] = []
-        for record in lost:
-            record.exit = Exit(record.apid, KILLED, "kernel died", ended=now)
-            puts.append(("procs", _key(PAST, record.apid), _encode(record)))
-        old = [_number(key) for key, _ in self._store.scan("procs", PAST, _end(PAST))]
-        self._past = deque(sorted({*old, *(record.apid for record in lost)}))
-        deletes: list[tuple[Bucket, bytes]] = [
-            ("procs", _key(ALIVE, record.apid)) for record in lost
-        ]
-        if puts or len(self._past) > self._remembered:
-            await self._store.commit(Batch(deletes=deletes + self._prune(), puts=puts))
-        return [record.exit for record in lost if record.exit is not None]
+        return await self._history.open(self._clock.now())
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep numbers in stock, until cancelled."""
@@ -169,7 +145,7 @@ class ProcessTable:
         process.exit = Exit(process.apid, 127, "not started", ended=self._clock.now())
         process.ended.set()
         self._remove(process)
-        return Batch(deletes=[("procs", _key(ALIVE, process.apid))])
+        return self._history.erase(process.apid)
 
     # --- look-up
 
@@ -234,15 +210,12 @@ class ProcessTable:
 
     def past(self) -> list[ProcessInfo]:
         """Processes that have ended and are not in the table any more, oldest first."""
-        found = [_decode(value) for _, value in self._store.scan("procs", PAST, _end(PAST))]
+        found = self._history.past()
         return [record.info() for record in found if record.apid not in self._processes]
 
     def past_exit(self, apid: int) -> Exit | None:
         """How a process that is not in the table any more ended; None if that is unknown."""
-        if apid in self._processes or not 0 < apid < 1 << 64:
-            return None
-        value = self._store.get("procs", _key(PAST, apid))
-        return _decode(value).exit if value else None
+        return None if apid in self._processes else self._history.exit_of(apid)
 
     # --- states while it lives
 
@@ -296,17 +269,7 @@ class ProcessTable:
 
     def record(self, process: Process, ended: Exit | None = None) -> Batch:
         """What puts the process on disk: alive, or past when it has ended (or will, as said)."""
-        record = process.record()
-        record.exit = ended or record.exit
-        alive = _key(ALIVE, process.apid)
-        if record.exit is None:
-            return Batch(puts=[("procs", alive, _encode(record))])
-        if process.apid not in self._past:
-            self._past.append(process.apid)
-        return Batch(
-            deletes=[("procs", alive), *self._prune()],
-            puts=[("procs", _key(PAST, process.apid), _encode(record))],
-        )
+        return self._history.record(process, ended)
 
     # --- waiting for ends
 
@@ -325,12 +288,12 @@ class ProcessTable:
             if not process.ended.is_set():
                 with self._deadline(timeout, f"process {target} has not ended"):
                     await process.ended.wait()
+            if process.parent == caller:
+                self._remove(process)
         finally:
             process.claims -= is_parent
             self._settle(process)
         assert process.exit is not None
-        if process.parent == caller:
-            self._remove(process)
         return process.exit
 
     async def wait_any(self, caller: int, timeout: float | None = None) -> Exit:
@@ -379,7 +342,7 @@ class ProcessTable:
             created=self._created,
             ended=self._ended,
             waiting=self._waits,
-            past=len(self._past),
+            past=len(self._history),
         )
 
     # --- inside
@@ -446,10 +409,6 @@ class ProcessTable:
         if not named:
             del self._named[process.name]
 
-    def _prune(self) -> list[tuple[Bucket, bytes]]:
-        surplus = max(0, len(self._past) - self._remembered)
-        return [("procs", _key(PAST, self._past.popleft())) for _ in range(surplus)]
-
     @contextmanager
     def _deadline(self, timeout: float | None, what: str) -> "Iterator[None]":
         self._waits += 1
@@ -461,15 +420,3 @@ class ProcessTable:
             self._waits -= 1
         assert scope.cancelled_caught
         raise ETIME(f"{what} within {timeout:g} s")
-
-
-def _key(kind: bytes, apid: int) -> bytes:
-    return kind + apid.to_bytes(8, "big")
-
-
-def _number(key: bytes) -> int:
-    return int.from_bytes(key[1:], "big")
-
-
-def _end(kind: bytes) -> bytes:
-    return bytes([kind[0] + 1])

@@ -17,6 +17,7 @@ import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -103,6 +104,7 @@ class Console:
         self.number = 0
         self.live = sys.stdout.isatty()
         self.head = ""
+        self.open = False
         self.started = 0.0
 
     def begin(self, title: str) -> None:
@@ -111,6 +113,7 @@ class Console:
         self.started = time.monotonic()
         self.head = f"  [{self.number}/{self.steps}] {title:<{self.WIDTH}}"
         print(self.head, end="", flush=True)
+        self.open = True
 
     def tick(self, doing: str) -> None:
         """Show what the step is doing now; for terminals."""
@@ -121,10 +124,15 @@ class Console:
     def end(self, result: str = "") -> None:
         """Close the line with the seconds that it took, or with a word in their place."""
         shown = result or f"{time.monotonic() - self.started:5.0f} s"
-        print(f"\r{self.head}{shown}\x1b[K" if self.live else shown, flush=True)
+        line = f"\r{self.head}{shown}\x1b[K" if self.live else shown
+        print(line if self.open or self.live else self.head + shown, flush=True)
+        self.open = False
 
     def note(self, text: str) -> None:
-        """Say something that the user should know, below the step."""
+        """Say something that the user should know now; an open line is written again later."""
+        if self.open:
+            print()
+            self.open = False
         print(f"        {text}", flush=True)
 
 
@@ -169,7 +177,7 @@ class Setup:
         for requirement in requirements:
             name = name_of(requirement)
             version = there.get(name, "").partition("+")[0]
-            if not version or version != pinned.get(name, version):
+            if not version or version != (pinned | pins(requirement)).get(name, version):
                 absent.append(requirement)
         return absent
 
@@ -194,7 +202,7 @@ class Setup:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                pass_fds=[self.lock] if self.lock >= 0 else [],  # outlives us: keeps others out
+                pass_fds=[self.lock] if self.lock >= 0 else [],  # see alone()
             )
             try:
                 while True:
@@ -208,14 +216,20 @@ class Setup:
                     child.terminate()
                     child.wait()
 
-    def alone(self) -> None:
-        """Wait until no other set-up of this checkout runs; the lock ends with its holders."""
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other set-ups of this checkout out, while this process or its pip lives."""
         self.lock = os.open(self.root, os.O_RDONLY)
         try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("Another set-up of this checkout is running; waiting for it.", flush=True)
-            fcntl.flock(self.lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print("Another set-up of this checkout is running; waiting for it.", flush=True)
+                fcntl.flock(self.lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(self.lock)
+            self.lock = -1
 
     def tail(self, lines: int) -> str:
         """The last lines of the log."""
@@ -304,27 +318,19 @@ class Setup:
         if not self.missing([requirement]) and (not index or there.endswith("+cpu")):
             self.console.end("there")
             return
-        notes = []
-        if cpu_builds_apart:
-            status = self.install(f"{requirement}+cpu")
-            if status and index:
-                if reachable(index):
-                    status = self.install(f"{requirement}+cpu", "--extra-index-url", index)
-                else:
-                    notes.append("TORCH_INDEX cannot be reached.")
-            if status and "No matching distribution" in self.tail(10):
-                notes += [
-                    "The package index has no CPU build of torch: this is the default build,",
-                    "with several GB of CUDA that stay unused. Set TORCH_INDEX to PyTorch's own",
-                    "CPU wheel index and run the same command again to avoid that.",
-                ]
-                status = self.install(requirement)
-        else:
+        status = self.install(f"{requirement}+cpu" if cpu_builds_apart else requirement)
+        if status and index:
+            if reachable(index):
+                status = self.install(f"{requirement}+cpu", "--extra-index-url", index)
+            else:
+                self.console.note("TORCH_INDEX cannot be reached.")
+        if status and cpu_builds_apart and "No matching distribution" in self.tail(10):
+            self.console.note("The package index has no CPU build of torch, so the default build")
+            self.console.note("comes, with several GB of CUDA that stay unused. To avoid that, set")
+            self.console.note("TORCH_INDEX to PyTorch's own CPU wheel index and run this again.")
             status = self.install(requirement)
         self.check(status)
         self.console.end()
-        for note in notes:
-            self.console.note(note)
 
     def packages(self, title: str, requirements: list[str]) -> None:
         """Install those of the requirements that are missing, in one resolution."""
@@ -350,11 +356,14 @@ class Setup:
         self.console.end()
 
     def run(self) -> None:
+        """All steps, unless a set-up that we waited for has done them."""
+        with self.alone():
+            if self.stamped()[:1] != [self.key]:
+                self.steps()
+
+    def steps(self) -> None:
         """All steps, then the stamp."""
         started = time.monotonic()
-        self.alone()
-        if self.stamped()[:1] == [self.key]:  # the one that we waited for did it
-            return
         self.variant = choose_variant(self.env)
         print(f"Setting EngramOS up in {self.venv} ({self.variant})", flush=True)
         core, extras = self.requirements()

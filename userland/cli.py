@@ -63,11 +63,11 @@ def _global_options(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
         end += 2 if words[end] in ("--data", "--space") else 1
     options = parser.parse_args(words[:end])
     rest = words[end:]
-    if options.help or not rest:
+    if options.help:
         print(overview())  # noqa: T201
-        if not options.help:
-            raise Usage("no command was given", hint="engram --help")
         raise HelpShown
+    if not rest:
+        raise Usage("no command was given", hint="engram --help lists them")
     return options, rest
 
 

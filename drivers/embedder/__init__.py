@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from drivers.contracts import Clock
     from drivers.embedder.hosted import HostedEmbedder
     from drivers.embedder.local import LocalEmbedder, NoEmbedder

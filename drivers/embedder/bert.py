@@ -8,8 +8,6 @@ weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +16,9 @@ from torch.nn import functional
 from drivers.models import read_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
     from tokenizers import Encoding, Tokenizer
     from torch import Tensor
 
@@ -104,9 +105,12 @@ class Bert:
         encodings: list[Encoding] = self._tokenizer.encode_batch(list(texts))
         return [encoding.ids for encoding in encodings]
 
-    @torch.inference_mode()
     def encode(self, batch: Sequence[Sequence[int]]) -> Tensor:
         """Unit vectors of shape (len(batch), dimension), float32, on the CPU."""
+        with torch.inference_mode():
+            return self._encode(batch)
+
+    def _encode(self, batch: Sequence[Sequence[int]]) -> Tensor:
         lengths = torch.tensor([len(ids) for ids in batch])
         longest = int(lengths.max())
         padded = torch.zeros((len(batch), longest), dtype=torch.long)

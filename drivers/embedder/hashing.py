@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import deque
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from drivers.contracts import EmbedderInfo
@@ -19,6 +18,8 @@ from drivers.embedder.shapes import EmbedArguments, Embedding
 from syscalls.errors import EINVAL
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from drivers.contracts import Vectors
     from drivers.engine import Job
     from drivers.protocol import EngineSpec

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 import trio
 
+from drivers.contracts import DriverState
 from drivers.embedder.hashing import hash_info, hash_vectors
 from syscalls.errors import ENODEV
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from drivers.contracts import DriverState, EmbedderInfo, Vectors
+    from drivers.contracts import EmbedderInfo, Vectors
 
 
 class LocalStatistics(msgspec.Struct, frozen=True):

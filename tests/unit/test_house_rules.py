@@ -50,9 +50,8 @@ def names(node: ast.expr | None) -> set[str]:
 
 def does_nothing(body: list[ast.stmt]) -> bool:
     """Whether a block only passes, goes on, or holds a string or dots."""
-    idle = (ast.Pass, ast.Continue, ast.Break)
     return all(
-        isinstance(item, idle)
+        isinstance(item, ast.Pass | ast.Continue | ast.Break)
         or (isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant))
         for item in body
     )
@@ -91,10 +90,8 @@ def breaches(source: str) -> list[str]:
         length = (function.end_lineno or at) - at + 1
         if length > LINES_A_FUNCTION:
             found.append(f"{at}: {name} has {length} lines, {LINES_A_FUNCTION} allowed")
-        if parameters(function) > PARAMETERS:
-            found.append(
-                f"{at}: {name} has {parameters(function)} parameters, {PARAMETERS} allowed"
-            )
+        if (count := parameters(function)) > PARAMETERS:
+            found.append(f"{at}: {name} has {count} parameters, {PARAMETERS} allowed")
     for node in ast.walk(tree):
         if swallows(node):
             found.append(f"{getattr(node, 'lineno', 0)}: swallows every error")

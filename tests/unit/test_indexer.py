@@ -44,22 +44,27 @@ class Flaky:
 
 
 class FlakyIndexes:
-    """Real indexes with faults and a memory of what was opened."""
+    """Real indexes with faults and a memory of what was opened; empty at each opening."""
 
     def __init__(self) -> None:
         self.inner = MemoryIndexes()
         self.faults: set[str] = set()
+        self.dense: dict[int, VectorIndex] = {}
+        self.words: dict[int, LexicalIndex] = {}
+        self.prepared: list[LexicalIndex] = []
         self.removed: list[int] = []
         self.opened: list[tuple[int, str]] = []
 
     def vectors(self, space: int, dimension: int, fingerprint: str) -> VectorIndex:
         self.opened.append((space, "dense"))
-        index = self.inner.vectors(space, dimension, fingerprint)
+        self.dense[space] = index = self.inner.vectors(space, dimension, fingerprint)
         return Flaky(index, self.faults, "dense")  # type: ignore[return-value]
 
     def lexical(self, space: int) -> LexicalIndex:
         self.opened.append((space, "lexical"))
-        return Flaky(self.inner.lexical(space), self.faults, "lexical")  # type: ignore[return-value]
+        index = self.prepared.pop() if self.prepared else self.inner.lexical(space)
+        self.words[space] = index
+        return Flaky(index, self.faults, "lexical")  # type: ignore[return-value]
 
     def remove(self, space: int) -> None:
         self.removed.append(space)
@@ -133,16 +138,14 @@ def world() -> World:
 async def test_workers_index_without_being_asked(world: World) -> None:
     spaces = [await world.space(10) for _ in range(5)]
     await world.settle(*spaces)
-    index = world.indexes.inner.lexical(spaces[3])
-    assert len(index.search("zebra7", 5, None)) == 1
+    assert len(world.indexes.words[spaces[3]].search("zebra7", 5, None)) == 1
+    assert world.indexes.dense[spaces[3]].statistics().entries == 10
 
 
 async def test_lost_indexes_are_rebuilt_after_the_start(world: World) -> None:
     spaces = [await world.space(30) for _ in range(3)]
     await world.settle(*spaces)
     await world.memory.aclose()
-    for space in spaces:
-        world.indexes.inner.remove(space)
     world.boot("hash:64")
     await world.settle(*spaces)
     assert world.memory.statistics().recall.searches == 0
@@ -157,12 +160,12 @@ async def test_another_embedder_has_the_vectors_rebuilt(world: World) -> None:
     world.boot("hash:32")
     await world.settle(space)
     await world.check(space, 31)
-    index = world.indexes.inner.vectors(space, 32, world.embedder.info.fingerprint)
-    assert index.statistics().entries == 50
+    assert world.indexes.dense[space].statistics().entries == 50
 
 
-@pytest.mark.parametrize("fault", ["lexical.search", "dense.search", "dense.scores",
-                                   "lexical.apply", "dense.apply"])
+@pytest.mark.parametrize(
+    "fault", ["lexical.search", "dense.search", "dense.scores", "lexical.apply", "dense.apply"]
+)
 async def test_an_index_damaged_in_use_is_built_again(world: World, fault: str) -> None:
     space = await world.space(40)
     await world.check(space, 3)
@@ -208,7 +211,9 @@ async def test_one_damage_seen_by_many_is_mended_once(world: World) -> None:
 
 async def test_an_index_ahead_of_the_store_is_not_believed(world: World) -> None:
     space = await world.space(5)
-    world.indexes.inner.lexical(space).apply(10_000, [("0" * 26, 2, "zebra4 ghost")], [])
+    ahead = MemoryIndexes().lexical(space)
+    ahead.apply(10_000, [("0" * 26, 2, "zebra4 ghost")], [])
+    world.indexes.prepared.append(ahead)
     await world.check(space, 4)
     assert world.indexes.removed == [space]
 

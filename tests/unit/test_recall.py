@@ -164,7 +164,13 @@ async def test_a_hit_says_everything(world: World) -> None:
     space = await world.memory.create_space(1)
     source = await world.write(space, "source")
     rid = await world.write(
-        space, "the record", kind="fact", key="k", tags=["t"], meta={"m": 1}, sources=[source],
+        space,
+        "the record",
+        kind="fact",
+        key="k",
+        tags=["t"],
+        meta={"m": 1},
+        sources=[source],
         taint="tool",
     )
     hit = (await world.search(space, "the record", k=1, explain=True)).hits[0]
@@ -205,9 +211,7 @@ async def test_segments_narrow_inside_the_index(world: World) -> None:
     space = await world.memory.create_space(1)
     await world.fill(space, 500)
     rids = [await world.write(space, f"unlike {n}", segment="procedural") for n in range(3)]
-    hits = await world.search(
-        space, "filler number 7 of many", segments=["procedural", "working"]
-    )
+    hits = await world.search(space, "filler number 7 of many", segments=["procedural", "working"])
     assert sorted(hit.rid for hit in hits.hits) == rids
     assert (await world.search(space, "filler", segments=["working"])).hits == []
 
@@ -271,6 +275,19 @@ async def test_expired_and_not_yet_valid(world: World) -> None:
     assert await found(as_of=start + 49) == {fact}
     assert await found(as_of=start + 50) == set()
     assert await found(as_of=start - 1) == set()
+
+
+async def test_as_of_shows_the_version_of_that_time(world: World) -> None:
+    space = await world.memory.create_space(1)
+    start = world.clock.time
+    rid = await world.write(space, "the office is in Berlin")
+    for city in ("Paris", "Rome"):
+        world.clock.time += 10
+        await world.memory.update(1, Update(rid=rid, content=f"the office is in {city}"))
+    for after, city in ((0, "Berlin"), (9, "Berlin"), (10, "Paris"), (20, "Rome"), (99, "Rome")):
+        hits = (await world.search(space, "office", as_of=start + after)).hits
+        assert [hit.content for hit in hits] == [f"the office is in {city}"]
+    assert (await world.search(space, "office", as_of=start - 1)).hits == []
 
 
 async def test_expired_records_make_room_before_the_quota_refuses(world: World) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from syscalls.calls.mem import Search
 from syscalls.shapes import Filter
 from ums.recall.fuse import balance, cjk_share, fuse
+from ums.recall.query import words_of
 from ums.recall.sieve import Sieve
 from ums.records import Stored
 from ums.settings import Weights
@@ -74,8 +75,17 @@ def test_words_weigh_more_in_chinese() -> None:
 
 
 def stored(**fields: object) -> Stored:
-    base = {"content": "c", "version": 1, "created": 100.0, "updated": 100.0, "writer": 7,
-            "call": "mem.write", "kind": "fact", "tags": ["a", "b"], "meta": {"x": 1, "y": None}}
+    base = {
+        "content": "c",
+        "version": 1,
+        "created": 100.0,
+        "updated": 100.0,
+        "writer": 7,
+        "call": "mem.write",
+        "kind": "fact",
+        "tags": ["a", "b"],
+        "meta": {"x": 1, "y": None},
+    }
     return Stored(**{**base, **fields})  # type: ignore[arg-type]
 
 
@@ -119,3 +129,20 @@ def test_life_and_time() -> None:
     assert not passes(stored(valid_from=200.0), as_of=150.0)
     assert passes(stored(valid_from=120.0, valid_to=200.0), as_of=150.0)
     assert not passes(stored(valid_to=150.0), as_of=150.0)
+
+
+@pytest.mark.parametrize(
+    ("query", "left"),
+    [
+        ("Where is Alice's cat?", ["Alice's", "cat"]),
+        ("what is it", ["what", "is", "it"]),
+        ("US sales in IT", ["US", "sales", "IT"]),
+        ("他的猫叫什么名字", ["他的猫叫", "名字"]),
+        ("代码风格偏好", ["代码风格偏好"]),
+        ("为什么", ["为什么"]),
+        ("don't tell", ["tell"]),
+        ("?!", []),
+    ],
+)
+def test_function_words_are_not_looked_for(query: str, left: list[str]) -> None:
+    assert [word.strip("?!") for word in words_of(query).split() if word.strip("?!")] == left

@@ -213,8 +213,13 @@ async def test_write_many_is_all_or_nothing(world: World) -> None:
         await space.write_many([note("a"), note("b", meta={"x": object()})], 1)
     assert space.info().records == 1
     many = await space.write_many(
-        [note("v1", key="k"), note("b"), note("v2", key="k"), note("c", ttl=0, key="z"),
-         note("d", key="z")],
+        [
+            note("v1", key="k"),
+            note("b"),
+            note("v2", key="k"),
+            note("c", ttl=0, key="z"),
+            note("d", key="z"),
+        ],
         1,
     )
     assert many[0].rid == many[2].rid

@@ -22,6 +22,7 @@ from syscalls.shapes import SEGMENTS, Hit, Parts
 from ums import records as form
 from ums.follower import Damaged
 from ums.recall.fuse import Candidate, balance, fuse
+from ums.recall.query import words_of
 from ums.recall.sieve import Sieve
 from ums.records import TAGS, Stored
 from ums.rid import space_of
@@ -73,7 +74,7 @@ class Recall:
         """The best ``k`` records of the spaces together. Never raises for a failing index."""
         self._searches += 1
         patience = self._settings.patience if call.deadline is None else call.deadline
-        probe = _Probe(self, call, trio.current_time() + patience)
+        probe = _Probe(self, call, patience)
         sieve = Sieve(call, self._clock.now())
         n = max(self._settings.candidates, 5 * call.k) * (4 if sieve.narrow else 1)
         seen: dict[str, bytes | None] = {}
@@ -112,13 +113,25 @@ class Recall:
                 value = seen[candidate.rid]
                 if value is None:
                     continue
-                stored = form.decode(value)
+                stored = self._as_of(candidate.rid, form.decode(value), call.as_of)
                 if sieve.passes(stored):
                     hits.append(to_hit(candidate, form.tag_of(value), stored, call.explain))
                     if len(hits) == call.k:
                         return hits
             await trio.lowlevel.checkpoint()
         return hits
+
+    def _as_of(self, rid: str, stored: Stored, moment: float | None) -> Stored:
+        """The version that was current at a moment (the first one, before its time)."""
+        if moment is None or stored.updated <= moment:
+            return stored
+        key = form.record_key(space_of(rid), rid)
+        earlier = self._store.scan("versions", key, form.after(key), reverse=True)
+        for _, value in earlier:
+            stored = form.decode(value)
+            if stored.updated <= moment:
+                break
+        return stored
 
     def statistics(self) -> RecallStatistics:
         """Figures for ``sys.stats``."""
@@ -128,12 +141,18 @@ class Recall:
 class _Probe:
     """The candidates of one search and what could not be asked."""
 
-    def __init__(self, recall: Recall, call: Search, deadline: float) -> None:
+    def __init__(self, recall: Recall, call: Search, patience: float) -> None:
         self._indexer = recall._indexer
         self._embedder = recall._embedder
         self._store = recall._store
         self._call = call
-        self._deadline = deadline
+        self._words = words_of(call.query)
+        now = trio.current_time()
+        # The call's deadline is for the embedder; words are waited for in any case.
+        self._deadlines: dict[Kind, float] = {
+            "dense": now + patience,
+            "lexical": now + max(patience, recall._settings.patience),
+        }
         self._tags = (
             None if call.segments is None else frozenset(TAGS[name] for name in call.segments)
         )
@@ -158,7 +177,7 @@ class _Probe:
 
     async def _embed(self) -> None:
         try:
-            with trio.move_on_at(self._deadline):
+            with trio.move_on_at(self._deadlines["dense"]):
                 await self._embedder.ready()
                 self._vector = (await self._embedder.embed([self._call.query]))[0]
         except (ENODEV, EIO):
@@ -183,7 +202,7 @@ class _Probe:
 
     async def _said(self, pair: Pair, seq: int, n: int) -> list[Located]:
         await self._follow(pair, "lexical", seq)
-        return await pair.lexical.search(self._call.query, n, self._tags)
+        return await pair.lexical.search(self._words, n, self._tags)
 
     async def _near(self, pair: Pair, seq: int, n: int) -> None:
         async def ask() -> list[Located]:
@@ -214,10 +233,10 @@ class _Probe:
 
     async def _follow(self, pair: Pair, kind: Kind, seq: int) -> None:
         """Bring an index up to date within the deadline; degraded when that fails."""
-        reached = False
+        deadline, reached = self._deadlines[kind], False
         try:
-            with trio.move_on_at(self._deadline):
-                reached = await self._indexer.caught_up(pair, kind, seq, self._deadline)
+            with trio.move_on_at(deadline):
+                reached = await self._indexer.caught_up(pair, kind, seq, deadline)
         except (ENODEV, EIO):
             pass
         if not reached:

@@ -1,0 +1,147 @@
+"""Durable writes. Every figure ends with the data fsynced.
+
+``ratio``             ``mem.write`` with 64 in flight, in writes a second, over a bare LMDB that
+                      commits each write by itself (>= 10)
+``store_ratio``       the same for the store alone, without syscalls
+``single_ratio``      p50 of one writer that waits for each ``mem.write``, over the p50 of a bare
+                      durable commit of the same bytes (<= 2)
+``embedding_ratio``   texts a second written *and* searchable by meaning, over the embedder's own
+                      batched throughput on the same texts (>= 0.9)
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import lmdb
+import msgspec
+import trio
+
+from benchmarks._harness import kernel, percentile, report, timed
+from drivers.contracts import Batch
+from drivers.store.lmdb import open_store
+from kernel.machine import Threads
+from syscalls.calls import mem
+from userland.client import BlockingClient
+
+INFLIGHT = 64
+WRITES = 20_000
+SINGLES = 1000
+TEXTS = 3000
+VERBS = "likes hates bought sold found lost painted wrote read saw".split()
+THINGS = "tea coffee books bicycles maps stones clocks poems songs ships".split()
+
+
+def text(number: int) -> str:
+    """A short sentence, each one different."""
+    verb, thing = VERBS[number % 10], THINGS[number // 10 % 10]
+    return f"Person {number} {verb} {thing} on day {number * 7 % 365} in town {number % 1013}"
+
+
+def bare_commits(folder: Path, value: bytes, count: int) -> list[float]:
+    """Seconds of each durable commit of one record, one after the other."""
+    with lmdb.open(str(folder), map_size=1 << 30, max_dbs=2) as env:
+        records = env.open_db(b"records")
+        numbers = iter(range(count))
+
+        def once() -> None:
+            with env.begin(write=True, db=records) as txn:
+                txn.put(next(numbers).to_bytes(24, "big"), value)
+
+        return timed(once, count)
+
+
+async def store_rate(folder: Path, value: bytes) -> float:
+    """Batches a second of the store alone, 64 tasks that each wait for their own."""
+    store = await open_store(folder, offload=Threads())
+    each = WRITES // INFLIGHT
+
+    async def writer(number: int) -> None:
+        for turn in range(each):
+            key = (number * each + turn).to_bytes(24, "big")
+            await store.commit(Batch(puts=[("records", key, value)], journal=[(1, key)]))
+
+    began = time.perf_counter()
+    async with trio.open_nursery() as nursery:
+        for number in range(INFLIGHT):
+            nursery.start_soon(writer, number)
+    taken = time.perf_counter() - began
+    await store.aclose()
+    return each * INFLIGHT / taken
+
+
+def writes(count: int, start: int = 0) -> Iterator[mem.Write]:
+    return (mem.Write(segment="episodic", content=text(start + n)) for n in range(count))
+
+
+def kernel_rates(data: Path) -> tuple[float, list[float]]:
+    """Writes a second with 64 in flight; seconds of each single write."""
+    with BlockingClient.open(data) as client:
+        for answer in client.call_many(writes(2000), inflight=INFLIGHT):
+            assert isinstance(answer, mem.Written), answer
+        began = time.perf_counter()
+        for answer in client.call_many(writes(WRITES, 2000), inflight=INFLIGHT):
+            assert isinstance(answer, mem.Written), answer
+        rate = WRITES / (time.perf_counter() - began)
+        source = writes(SINGLES, 100_000)
+        singles = timed(lambda: client.call(next(source)), SINGLES)
+    return rate, singles
+
+
+def embedded_rates() -> tuple[float, float]:
+    """Texts a second written and indexed by meaning; and of the embedder alone."""
+    with kernel() as data, BlockingClient.open(data) as client:
+        texts = [text(n) for n in range(TEXTS)]
+        client.llm.embed(texts=texts[:64])  # it has loaded
+        began = time.perf_counter()
+        for at in range(0, TEXTS, 500):
+            client.llm.embed(texts=texts[at : at + 500])
+        alone = TEXTS / (time.perf_counter() - began)
+        notes = [mem.Write(segment="semantic", content="again " + item) for item in texts]
+        began = time.perf_counter()
+        for answer in client.call_many(notes, inflight=INFLIGHT):
+            assert isinstance(answer, mem.Written), answer
+        while True:
+            stat = client.mem.stat()
+            if stat.indexed.get("vectors", stat.indexed.get("dense", 0)) >= stat.seq:
+                break
+            time.sleep(0.05)
+        ours = TEXTS / (time.perf_counter() - began)
+    return ours, alone
+
+
+def main() -> None:
+    value = msgspec.msgpack.encode(["x" * 60, text(0), 1.0, 2.0, [], {}, 17])
+    with tempfile.TemporaryDirectory(prefix="engram-bench-") as name:
+        folder = Path(name)
+        floors = bare_commits(folder / "bare", value, SINGLES)
+        store = trio.run(store_rate, folder / "store", value)
+        with kernel("--embedder", "none") as data:
+            rate, singles = kernel_rates(data)
+        floors += bare_commits(folder / "bare", value, SINGLES)
+    embedded, alone = embedded_rates()
+    floor_rate = len(floors) / sum(floors)
+    report(
+        "write",
+        rate,
+        floor_rate,
+        rate / floor_rate,
+        unit="writes/s",
+        bound_at_least=10.0,
+        inflight=INFLIGHT,
+        store=store,
+        store_ratio=store / floor_rate,
+        single_p50=percentile(singles, 0.5),
+        commit_p50=percentile(floors, 0.5),
+        single_ratio=percentile(singles, 0.5) / percentile(floors, 0.5),
+        single_bound=2.0,
+        embedded=embedded,
+        embedder_alone=alone,
+        embedding_ratio=embedded / alone,
+        embedding_bound_at_least=0.9,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""A language model in a driver host, and the absence of one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+import msgspec
+import trio
+
+from drivers.contracts import GenerateRequest, LLMInfo, Piece
+from drivers.llm.shapes import CountArguments
+from drivers.supervisor import Host, HostStatistics
+from syscalls.errors import ENODEV
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from drivers.contracts import DriverState
+    from syscalls.shapes import ChatMessage
+
+CREDIT = 32
+"""Pieces that the host may send before the reader has taken half of them."""
+
+
+class LLMStatistics(msgspec.Struct, frozen=True):
+    """Figures of a hosted language model."""
+
+    host: HostStatistics | None
+    generations: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class HostedLLM:
+    """``contracts.LLM`` on a supervised host."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._info: LLMInfo | None = None
+        self._generations = self._prompt = self._cached = self._completion = 0
+
+    @property
+    def state(self) -> DriverState:
+        """The host's."""
+        return self._host.state
+
+    @property
+    def info(self) -> LLMInfo | None:
+        """None until it is ready for the first time."""
+        return self._info
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Supervise the host until cancelled."""
+        await self._host.run(task_status=task_status)
+
+    async def ready(self) -> LLMInfo:
+        """Wait until it can serve. Raises EIO (failed for good, or stopped)."""
+        raw = await self._host.ready()
+        if self._info is None:
+            self._info = msgspec.msgpack.decode(raw, type=LLMInfo)
+        return self._info
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[Piece]:
+        """Pieces of text as they come. Closing the iterator aborts the generation.
+
+        Raises EINVAL for an empty or over-long prompt, EIO when the host dies.
+        """
+        await self.ready()
+        exchange = await self._host.begin("generate", request, credit=CREDIT)
+        try:
+            async for raw in exchange:
+                yield msgspec.msgpack.decode(raw, type=Piece)
+            last = msgspec.msgpack.decode(await exchange.result(), type=Piece)
+            self._generations += 1
+            if last.usage is not None:
+                self._prompt += last.usage.prompt
+                self._cached += last.usage.cached
+                self._completion += last.usage.completion
+            yield last
+        finally:
+            exchange.close()
+
+    async def count(self, text: str | None, messages: list[ChatMessage] | None) -> int:
+        """Tokens of a text, or of messages with the chat template."""
+        await self.ready()
+        raw = await self._host.call("count", CountArguments(text, messages), replays=1)
+        return msgspec.msgpack.decode(raw, type=int)
+
+    def statistics(self) -> LLMStatistics:
+        """Figures since it was made."""
+        return LLMStatistics(
+            self._host.statistics(),
+            self._generations,
+            self._prompt,
+            self._cached,
+            self._completion,
+        )
+
+
+class NoLLM:
+    """The language model of a system that has none."""
+
+    state: DriverState = "absent"
+    info: LLMInfo | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Nothing to supervise."""
+        task_status.started()
+
+    async def ready(self) -> NoReturn:
+        """Raises ENODEV."""
+        await trio.lowlevel.checkpoint()
+        raise ENODEV(
+            "no language model is attached",
+            hint="attach one with `engram boot --model FOLDER_OR_NAME`, or set `model`",
+        )
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[Piece]:
+        """Raises ENODEV."""
+        await self.ready()
+        yield Piece()
+
+    async def count(self, text: str | None, messages: list[ChatMessage] | None) -> NoReturn:
+        """Raises ENODEV."""
+        await self.ready()
+
+    def statistics(self) -> LLMStatistics:
+        """Nothing but zeros."""
+        return LLMStatistics(None)

@@ -1,0 +1,56 @@
+"""Tiny models with random weights, made on the spot: real files, real engines, no hub."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEXTS = [
+    "the agent remembers what the user said",
+    "the kernel answers and the model speaks",
+    "system: user: assistant: hello world",
+    "喜欢简洁代码风格 的 用户 说 你好",
+] * 4
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def tiny_llm(folder: Path, *, template: bool = False, context: int = 256) -> Path:
+    """A causal model of 60 thousand parameters with a byte-level tokenizer, in ``folder``."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
+    if template:
+        fast.chat_template = TEMPLATE
+    fast.save_pretrained(str(folder))
+    torch.manual_seed(7)
+    config = LlamaConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=context,
+        bos_token_id=None,
+        eos_token_id=0,
+        initializer_range=0.3,  # so that greedy text varies
+    )
+    LlamaForCausalLM(config).save_pretrained(str(folder))
+    return folder

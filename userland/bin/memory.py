@@ -1,0 +1,300 @@
+"""Memory: the records of a space.
+
+Outside a shell each command is a session of its own, so these work in the space ``home``
+unless ``--space`` names another; in a shell they work in the shell's space.
+"""
+
+import argparse
+import re
+
+import msgspec
+
+from syscalls.calls import mem
+from syscalls.shapes import Filter, Record, SpaceInfo
+from userland.context import Context, reference, text_or_stdin
+from userland.screen import clock, short, size
+
+SEGMENTS = ("working", "episodic", "semantic", "procedural")
+_RID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
+
+
+def _space(options: argparse.Namespace) -> int | str | None:
+    return None if options.space is None else reference(options.space)
+
+
+def _space_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--space", help="another space, by number or name")
+
+
+def _meta(text: str) -> dict[str, object]:
+    try:
+        found = msgspec.json.decode(text, type=dict[str, object])
+    except msgspec.DecodeError as error:
+        raise argparse.ArgumentTypeError(f"a JSON object is wanted: {error}") from error
+    return found
+
+
+# --- write, update, delete
+
+
+def mem_write_arguments(parser: argparse.ArgumentParser) -> None:
+    """The fields of mem.write."""
+    _fields(parser)
+    parser.add_argument("-s", "--segment", choices=SEGMENTS, default="semantic")
+    parser.add_argument("--key", default="", help="a name; the same key again adds a version")
+    parser.add_argument("--idempotency", default="", help="the same word again writes nothing")
+    _space_argument(parser)
+    parser.add_argument("content", nargs="+", help="the text; - reads the standard input")
+
+
+def _fields(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--kind", help="a word for what it is, such as preference")
+    parser.add_argument("--tag", action="append", metavar="TAG", help="repeat for more")
+    parser.add_argument("--meta", type=_meta, metavar="JSON")
+    parser.add_argument("--importance", type=float, metavar="0..1")
+    parser.add_argument("--ttl", type=float, metavar="S", help="seconds to live")
+
+
+def mem_write(context: Context, options: argparse.Namespace) -> int:
+    """Write a record."""
+    call = mem.Write(
+        segment=options.segment,
+        content=text_or_stdin(" ".join(options.content)),
+        kind=options.kind or "",
+        key=options.key,
+        meta=options.meta or {},
+        tags=options.tag or [],
+        importance=0.5 if options.importance is None else options.importance,
+        ttl=options.ttl,
+        idempotency=options.idempotency,
+        space=_space(options),
+    )
+    written = context.memory().call(call)
+    context.value(written, f"{written.rid} version {written.version}")
+    return 0
+
+
+def mem_update_arguments(parser: argparse.ArgumentParser) -> None:
+    """The fields of mem.update."""
+    _fields(parser)
+    parser.add_argument("--expect", type=int, metavar="VERSION", help="only if it is this version")
+    parser.add_argument("rid")
+    parser.add_argument("content", nargs="*", help="new text; - reads the standard input")
+
+
+def mem_update(context: Context, options: argparse.Namespace) -> int:
+    """Add a version."""
+    call = mem.Update(
+        rid=options.rid,
+        content=text_or_stdin(" ".join(options.content)) if options.content else None,
+        kind=options.kind,
+        tags=options.tag,
+        meta=options.meta,
+        importance=options.importance,
+        ttl=options.ttl,
+        expect=options.expect,
+    )
+    written = context.memory().call(call)
+    context.value(written, f"{written.rid} version {written.version}")
+    return 0
+
+
+def mem_delete_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which."""
+    parser.add_argument("rid")
+    parser.add_argument("--expect", type=int, metavar="VERSION", help="only if it is this version")
+
+
+def mem_delete(context: Context, options: argparse.Namespace) -> int:
+    """Erase a record."""
+    context.memory().call(mem.Delete(rid=options.rid, expect=options.expect))
+    context.value({"deleted": options.rid}, f"{options.rid} erased")
+    return 0
+
+
+# --- search, read, list, history
+
+
+def mem_search_arguments(parser: argparse.ArgumentParser) -> None:
+    """The fields of mem.search."""
+    parser.add_argument("-k", type=int, default=10, help="most hits")
+    parser.add_argument("-s", "--segment", action="append", choices=SEGMENTS)
+    parser.add_argument("--kind")
+    parser.add_argument("--tag", action="append", metavar="TAG")
+    parser.add_argument("--explain", action="store_true", help="what each signal contributed")
+    parser.add_argument("--deadline", type=float, metavar="S", help="wait for the embedder")
+    _space_argument(parser)
+    parser.add_argument("query", nargs="+")
+
+
+def mem_search(context: Context, options: argparse.Namespace) -> int:
+    """Find records."""
+    narrow = None
+    if options.kind is not None or options.tag:
+        narrow = Filter(kind=options.kind, tags=options.tag or [])
+    call = mem.Search(
+        query=" ".join(options.query),
+        segments=options.segment,
+        k=options.k,
+        filter=narrow,
+        explain=options.explain,
+        space=_space(options),
+        deadline=options.deadline,
+    )
+    found: mem.Hits = context.memory().call(call)
+    columns = ["score", "rid", "segment", "space", "content"]
+    rows: list[list[object]] = [
+        [f"{hit.score:.3f}", hit.rid, hit.segment, hit.provenance.space, short(hit.content)]
+        for hit in found.hits
+    ]
+    if options.explain:
+        columns.insert(1, "parts")
+        for row, hit in zip(rows, found.hits, strict=True):
+            parts = msgspec.structs.asdict(hit.parts) if hit.parts else {}
+            row.insert(1, " ".join(f"{name} {part:.2f}" for name, part in parts.items() if part))
+    context.table(found, columns, rows)
+    if found.degraded and not context.json:
+        context.screen.problem(f"without {', '.join(found.degraded)}: see `engram info`")
+    return 0
+
+
+def mem_read_arguments(parser: argparse.ArgumentParser) -> None:
+    """By rid or key."""
+    parser.add_argument("--version", type=int, help="an older version")
+    _space_argument(parser)
+    parser.add_argument("record", help="rid or key")
+
+
+def mem_read(context: Context, options: argparse.Namespace) -> int:
+    """Read one record, in full."""
+    is_rid = _RID.fullmatch(options.record) is not None
+    call = mem.Read(
+        rid=options.record if is_rid else None,
+        key=None if is_rid else options.record,
+        version=options.version,
+        space=_space(options),
+    )
+    records: list[Record] = context.memory().call(call).records
+    if context.json:
+        context.value({"records": records})
+        return 0
+    for record in records:
+        context.screen.line(record.content)
+        context.screen.line(_about(record))
+    return 0
+
+
+def _about(record: Record) -> str:
+    facts = [record.rid, f"version {record.version}", record.segment, f"space {record.space}"]
+    facts += [f"by {record.writer}", clock(record.updated or record.created), record.state]
+    facts += [f"kind {record.kind}"] if record.kind else []
+    facts += [f"key {record.key}"] if record.key else []
+    facts += [f"tags {' '.join(record.tags)}"] if record.tags else []
+    return "  [" + ", ".join(facts) + "]"
+
+
+def mem_list_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which."""
+    parser.add_argument("-n", "--limit", type=int, default=20)
+    parser.add_argument("-s", "--segment", choices=SEGMENTS)
+    parser.add_argument("--before", metavar="RID", help="continue a list")
+    _space_argument(parser)
+
+
+def mem_list(context: Context, options: argparse.Namespace) -> int:
+    """The newest records."""
+    call = mem.Read(
+        segment=options.segment, limit=options.limit, before=options.before, space=_space(options)
+    )
+    found: mem.Records = context.memory().call(call)
+    context.table(
+        found,
+        ["rid", "created", "segment", "ver", "kind", "content"],
+        [
+            [one.rid, clock(one.created), one.segment, one.version, one.kind or "-"]
+            + [short(one.content)]
+            for one in found.records
+        ],
+    )
+    return 0
+
+
+def mem_history_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of which."""
+    parser.add_argument("rid")
+
+
+def mem_history(context: Context, options: argparse.Namespace) -> int:
+    """All versions, oldest first."""
+    found: mem.Versions = context.memory().call(mem.History(rid=options.rid))
+    context.table(
+        found,
+        ["version", "at", "writer", "call", "state", "content"],
+        [
+            [one.version, clock(one.at), one.writer, one.call, one.state]
+            + ["(erased)" if one.content is None else short(one.content)]
+            for one in found.versions
+        ],
+    )
+    return 0
+
+
+# --- share, revoke, stat
+
+
+def mem_share_arguments(parser: argparse.ArgumentParser) -> None:
+    """With whom."""
+    parser.add_argument("-w", "--write", action="store_true", help="let it write, too")
+    _space_argument(parser)
+    parser.add_argument("to", help="APID or name")
+
+
+def mem_share(context: Context, options: argparse.Namespace) -> int:
+    """Let another process use a space."""
+    call = mem.Share(
+        to=reference(options.to),
+        access="write" if options.write else "read",
+        space=_space(options),
+    )
+    granted: mem.Granted = context.memory().call(call)
+    grant = granted.grant
+    context.value(granted, f"process {grant.apid} may {grant.access} space {grant.space}")
+    return 0
+
+
+def mem_revoke_arguments(parser: argparse.ArgumentParser) -> None:
+    """From whom."""
+    _space_argument(parser)
+    parser.add_argument("to", help="APID or name")
+
+
+def mem_revoke(context: Context, options: argparse.Namespace) -> int:
+    """Take a share back."""
+    call = mem.Revoke(to=reference(options.to), space=_space(options))
+    context.memory().call(call)
+    context.value({"revoked": options.to}, f"{options.to} may no longer")
+    return 0
+
+
+def mem_stat_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of which."""
+    _space_argument(parser)
+
+
+def mem_stat(context: Context, options: argparse.Namespace) -> int:
+    """What a space holds."""
+    found: SpaceInfo = context.memory().call(mem.Stat(space=_space(options)))
+    segments = ", ".join(f"{name} {count}" for name, count in found.by_segment.items())
+    indexes = ", ".join(f"{name} {at}/{found.seq}" for name, at in found.indexed.items())
+    grants = ", ".join(f"{grant.apid} {grant.access}" for grant in found.grants)
+    rows: list[list[object]] = [
+        ["space", f"{found.space} {found.name}".rstrip()],
+        ["owner", found.owner],
+        ["created", clock(found.created)],
+        ["records", f"{found.records} ({segments})" if segments else found.records],
+        ["bytes", size(found.bytes)],
+        ["indexes", indexes or "-"],
+        ["shared with", grants or "-"],
+    ]
+    context.table(found, ["what", "value"], rows)
+    return 0

@@ -1,0 +1,74 @@
+"""What happened: strace (the syscalls) and dmesg (the kernel's log)."""
+
+import argparse
+
+from syscalls.calls.sys import Log, Trace
+from syscalls.shapes import LogLine, TraceLine
+from userland.context import Context, reference
+from userland.screen import clock
+
+
+def strace_arguments(parser: argparse.ArgumentParser) -> None:
+    """Whose, and which."""
+    parser.add_argument("-f", "--follow", action="store_true", help="those to come")
+    parser.add_argument("-e", "--call", help="only this call, such as mem.write")
+    parser.add_argument("-n", "--limit", type=int, default=100, help="most lines")
+    parser.add_argument("target", nargs="?", help="APID or name; default: every process")
+
+
+def strace(context: Context, options: argparse.Namespace) -> int:
+    """The syscalls, one a line."""
+    call = Trace(
+        target=None if options.target is None else reference(options.target),
+        call=options.call,
+        limit=options.limit,
+        follow=options.follow,
+    )
+    if not options.follow:
+        found = context.client.call(call)
+        if context.json:
+            context.value(found)
+            return 0
+        for line in found.lines:
+            context.screen.line(trace_text(line))
+        return 0
+    with context.client.stream(call) as stream:
+        for line in stream:
+            context.value(line, trace_text(line))
+    return 0
+
+
+def trace_text(line: TraceLine) -> str:
+    """One call as strace writes it."""
+    at = f"{clock(line.at)}.{int(line.at % 1 * 1000):03}"
+    return f"{at} [{line.apid}] {line.call}({line.arguments}) = {line.result} <{line.micros:.0f}us>"
+
+
+def dmesg_arguments(parser: argparse.ArgumentParser) -> None:
+    """How much."""
+    parser.add_argument("-w", "--follow", action="store_true", help="lines to come, too")
+    parser.add_argument("-n", "--limit", type=int, default=200, help="most lines")
+    parser.add_argument("-l", "--level", choices=("debug", "info", "warning", "error"))
+
+
+def dmesg(context: Context, options: argparse.Namespace) -> int:
+    """The kernel's log."""
+    call = Log(limit=options.limit, level=options.level or "debug", follow=options.follow)
+    if not options.follow:
+        found = context.client.call(call)
+        if context.json:
+            context.value(found)
+            return 0
+        for line in found.lines:
+            context.screen.line(log_text(line))
+        return 0
+    with context.client.stream(call) as stream:
+        for line in stream:
+            context.value(line, log_text(line))
+    return 0
+
+
+def log_text(line: LogLine) -> str:
+    """One line of the log."""
+    mark = "" if line.level == "info" else f"{line.level}: "
+    return f"{clock(line.at)}.{int(line.at % 1 * 1000):03} {line.source}: {mark}{line.text}"

@@ -1,0 +1,95 @@
+"""A process in the foreground: its output here, and the terminal's signals to it.
+
+While one is attended, Ctrl-C does not interrupt this program: it sends INT to the process,
+and KILL when pressed again. Ctrl-Z (where there is job control) sends STOP and gives the
+terminal back; the process stays where it is.
+"""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NamedTuple
+
+from syscalls.calls.proc import OutputCall, SignalCall, Wait
+from syscalls.shapes import Exit
+from syscalls.shapes import Signal as SignalName
+from userland.client import BlockingClient
+
+
+class Left(NamedTuple):
+    """How the attention ended."""
+
+    exit: Exit | None
+    """None when the process was stopped and is still there."""
+    shown: int
+    """Offset up to which its output was shown."""
+
+
+class _Keys:
+    """What was pressed while a process is attended."""
+
+    def __init__(self, client: BlockingClient, apid: int) -> None:
+        self._client = client
+        self._apid = apid
+        self._interrupts = 0
+        self.stopped = False
+
+    def interrupt(self, number: int, at: FrameType | None) -> None:
+        """Ctrl-C."""
+        self._interrupts += 1
+        self._send("INT" if self._interrupts == 1 else "KILL")
+
+    def stop(self, number: int, at: FrameType | None) -> None:
+        """Ctrl-Z."""
+        self.stopped = True
+        self._send("STOP")
+
+    def _send(self, name: SignalName) -> None:
+        # Only ever runs while the main program waits for bytes, so frames do not interleave.
+        self._client.post(SignalCall(target=self._apid, signal=name))
+
+
+def attend(
+    client: BlockingClient,
+    apid: int,
+    write: Callable[[bytes], None],
+    *,
+    since: int = 0,
+    job_control: bool = False,
+) -> Left:
+    """Pass a process's output to ``write`` until it ends, or is stopped from here.
+
+    A child is reaped. Must be used from the main thread to catch the terminal's keys.
+    """
+    keys = _Keys(client, apid)
+    shown = since
+    with (
+        client.stream(OutputCall(target=apid, since=since, follow=True)) as stream,
+        _hands_on(keys, job_control),
+    ):
+        while not stream.done and not keys.stopped:
+            piece = stream.poll()
+            if piece is not None:
+                shown = piece.at + len(piece.data)
+                write(piece.data)
+    if keys.stopped and not stream.reply:
+        return Left(None, shown)
+    return Left(client.call(Wait(target=apid)), shown)
+
+
+@contextmanager
+def _hands_on(keys: _Keys, job_control: bool) -> Iterator[None]:
+    """Handlers for the terminal's keys, for as long as the block lasts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = [(signal.SIGINT, signal.signal(signal.SIGINT, keys.interrupt))]
+    if job_control:
+        before.append((signal.SIGTSTP, signal.signal(signal.SIGTSTP, keys.stop)))
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
