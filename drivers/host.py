@@ -55,7 +55,9 @@ ENGINES = {
     ("embedder", "sentence"): "drivers.embedder.engine:SentenceEngine",
     ("llm", "transformers"): "drivers.llm.engine:TransformersEngine",
 }
-"""Every engine by kind and name. Its module is imported only in the host that runs it."""
+"""Every engine by kind and name. Its module is imported only in the host that runs it.
+
+An engine from elsewhere is named by its place, ``module:Class``."""
 
 PR_SET_PDEATHSIG = 1
 ORPHANED = 3
@@ -67,8 +69,8 @@ Command = Callable[[Engine], None]
 
 def make_engine(spec: EngineSpec) -> Engine:
     """The engine that ``spec`` names, not loaded. Raises EINVAL for an unknown one."""
-    place = ENGINES.get((spec.kind, spec.engine))
-    if place is None:
+    place = ENGINES.get((spec.kind, spec.engine), spec.engine)
+    if ":" not in place:
         known = sorted(name for kind, name in ENGINES if kind == spec.kind)
         raise EINVAL(f"no {spec.kind} engine {spec.engine!r}", hint=f"there are: {known}")
     module, _, name = place.partition(":")

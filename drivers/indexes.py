@@ -1,7 +1,6 @@
-"""Opens the derived indexes of a space: on disk in a folder for each, or in memory.
+"""Opens the derived indexes of a space: on disk, in a folder for each, or in memory.
 
-    <root>/<space>/vectors.log    drivers/vectors
-    <root>/<space>/words.db       drivers/lexical
+On disk a space has ``<root>/<space>/vectors.log`` and ``<root>/<space>/words.db``.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ class DiskIndexes:
 
     def vectors(self, space: int, dimension: int, fingerprint: str) -> VectorIndex:
         """See ``IndexFactory.vectors``. Raises EIO when the disk fails."""
-        from drivers.vectors.flat import FlatIndex  # noqa: PLC0415  (keeps start-up fast)
-        from drivers.vectors.log import VectorLog  # noqa: PLC0415
+        from drivers.vectors.flat import FlatIndex
+        from drivers.vectors.log import VectorLog
 
         return FlatIndex(
             dimension, VectorLog(self._folder(space) / "vectors.log", dimension, fingerprint)
@@ -34,7 +33,7 @@ class DiskIndexes:
 
     def lexical(self, space: int) -> LexicalIndex:
         """See ``IndexFactory.lexical``. Raises EIO when the disk fails."""
-        from drivers.lexical.fts5 import Fts5Index  # noqa: PLC0415
+        from drivers.lexical.fts5 import Fts5Index
 
         return Fts5Index(self._folder(space) / "words.db")
 
@@ -54,15 +53,15 @@ class DiskIndexes:
 class MemoryIndexes:
     """``drivers.contracts.IndexFactory`` without files: empty at each opening."""
 
-    def vectors(self, space: int, dimension: int, fingerprint: str) -> VectorIndex:  # noqa: ARG002
+    def vectors(self, space: int, dimension: int, fingerprint: str) -> VectorIndex:
         """See ``IndexFactory.vectors``."""
-        from drivers.vectors.flat import FlatIndex  # noqa: PLC0415
+        from drivers.vectors.flat import FlatIndex
 
         return FlatIndex(dimension)
 
-    def lexical(self, space: int) -> LexicalIndex:  # noqa: ARG002
+    def lexical(self, space: int) -> LexicalIndex:
         """See ``IndexFactory.lexical``."""
-        from drivers.lexical.fts5 import Fts5Index  # noqa: PLC0415
+        from drivers.lexical.fts5 import Fts5Index
 
         return Fts5Index()
 

@@ -64,6 +64,8 @@ class Port:
         """The socket said writable, but for a stranger: no edge will tell when our peer is,
         so the turn must be repeated after a short sleep."""
         self._peer = peer
+        self._met = peer is None
+        """A ROUTER can send to a peer, or find it gone, only after having heard from it."""
         self._sent = self._received = self._bytes_sent = self._bytes_received = 0
         self._stalls = self._strangers = 0
 
@@ -74,9 +76,12 @@ class Port:
     def turn(self) -> None:
         """Send and receive whatever can be, without waiting. Raises BrokenLink."""
         self.stuck = False
+        if self.outbox and self._met:
+            # A ROUTER without its peer is merely never writable: only the try says "gone".
+            self._send()
         while True:
             events: int = self.socket.getsockopt(zmq.EVENTS)  # type: ignore[assignment]
-            if events & zmq.POLLOUT and self.outbox and not self.stuck:
+            if events & zmq.POLLOUT and self.outbox and self._met and not self.stuck:
                 self.stuck = not self._send()
             elif events & zmq.POLLIN and len(self.inbox) < self.limit:
                 self._receive()
@@ -110,6 +115,7 @@ class Port:
             if self._peer is not None and frames[0] != self._peer:
                 self._strangers += 1
                 continue
+            self._met = True
             body = frames[-1]
             try:
                 message = decode(body)
@@ -178,7 +184,7 @@ def listen(
     except BaseException:
         socket.close(linger=0)
         raise
-    bound = bytes(socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()  # type: ignore[arg-type]
+    bound = bytes(socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()
     return Port(socket, token), Address(bound, token, **keys)
 
 

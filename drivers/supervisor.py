@@ -198,7 +198,9 @@ class Host:
             life.over(EIO(f"the {self.name} was stopped", driver=self.name, retryable=True))
             with contextlib.suppress(BrokenLink):
                 life.link.post(Stop())
-        status = await child.stop(0 if reason is not None else self.settings.grace, self._relay)
+        # One that died, or has not loaded, has nothing to lose.
+        grace = self.settings.grace if reason is None and life.hello is not None else 0
+        status = await child.stop(grace, self._relay)
         self._child = None
         if reason is not None:
             last = f": {child.tail[-1]}" if child.tail else ""

@@ -144,7 +144,9 @@ async def real_machine(
 
     data = Path(settings.data)
     offload = Threads()
-    store = await open_store(data / "store", offload=offload)
+    limit = settings.store_limit
+    sizes = {"map_size": limit, "max_map_size": limit} if limit else {}
+    store = await open_store(data / "store", offload=offload, **sizes)
     try:
         async with trio.open_nursery() as hosts:
             run_dir = data / "run"

@@ -7,6 +7,8 @@ watch: connection served, output read, until the process has ended -> ended()
 from __future__ import annotations
 
 import os
+import resource
+import signal
 import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -136,9 +138,12 @@ class Nurse:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         out_read, out_write = os.pipe2(os.O_CLOEXEC)
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(kernel.save, process)
-                child = await kernel.machine.spawner.launch(launch, theirs, out_write)
+            child = await kernel.machine.spawner.launch(launch, theirs, out_write)
+            try:
+                await kernel.save(process)
+            except BaseException:
+                child.kill(signal.SIGKILL)
+                raise
         except BaseException:
             ours.close()
             os.close(out_read)
@@ -191,19 +196,19 @@ class Nurse:
             raise ESRCH(f"no output of a process {apid} is kept")
         return watched.output
 
-    async def signal(self, process: Process, signal: Signal, sender: Process) -> None:
+    async def signal(self, process: Process, name: Signal, sender: Process) -> None:
         """Deliver a signal; TERM and INT begin the ladder that ends in KILL."""
         kernel = self._kernel
-        kernel.log("debug", "signal", f"apid {sender.apid} sends {signal} to apid {process.apid}")
+        kernel.log("debug", "signal", f"apid {sender.apid} sends {name} to apid {process.apid}")
         if process.kind == "session":
-            kernel.signal_session(process, signal)
+            kernel.signal_session(process, name)
             return
         watched = self._watched.get(process.apid)
         if watched is None or watched.child is None:  # it has ended, or is being started
             return
         assert self._nursery is not None
         await deliver(
-            kernel.processes, process, watched.child, signal,
+            kernel.processes, process, watched.child, name,
             grace=kernel.settings.grace, nursery=self._nursery,
         )  # fmt: skip
 
@@ -213,10 +218,10 @@ class Nurse:
             self._refuse_more(process.quota, quota)
         elif not caller.caps.on("proc.limit"):
             self._refuse_more(caller.quota, quota)
-        process.quota = _merged(process.quota, quota)
         watched = self._watched.get(process.apid)
         if watched is not None and watched.child is not None:
-            watched.child.limit(process.quota)
+            _limit_running(process.pid, quota)
+        process.quota = _merged(process.quota, quota)
         return process.quota
 
     def statistics(self) -> dict[str, int]:
@@ -273,6 +278,22 @@ def _merged(base: Quota, change: Quota) -> Quota:
         if (value := getattr(change, name)) is not None
     }
     return msgspec.structs.replace(base, **given)
+
+
+def _limit_running(pid: int, quota: Quota) -> None:
+    """Put limits of the operating system in force for a running process. Raises EPERM."""
+    try:
+        if quota.memory is not None:
+            resource.prlimit(pid, resource.RLIMIT_DATA, (quota.memory, quota.memory))
+        if quota.files is not None:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (quota.files, quota.files))
+    except ProcessLookupError:
+        return  # it has ended: nothing is left to limit
+    except (PermissionError, ValueError) as error:
+        raise EPERM(
+            f"the operating system does not let pid {pid} have that limit: {error}",
+            hint="a limit of a running process can be raised by root only",
+        ) from error
 
 
 def _name_of(program: str) -> str:

@@ -293,7 +293,7 @@ class Launcher:
                 try:
                     body = await link.recv(PACKET)
                 except ConnectionResetError:
-                    body = b""
+                    continue  # it left an order unread; what it said before is still to come
                 if not body:
                     break
                 self._hear(reports.decode(body))

@@ -174,10 +174,10 @@ def _be_zygote(keeper: int, runtime: str, private: str) -> None:
     try:
         module = cast("Runtime", importlib.import_module(runtime))
         confinement = Confinement(private)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever a module's import can raise is told
         traceback.print_exc(file=sys.__stderr__)
         zygote.tell(Failed(f"{type(error).__name__}: {error}"))
-        raise
+        return
     gc.collect()
     gc.freeze()  # what is shared is never looked at again, so its pages stay shared
     try:

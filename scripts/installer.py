@@ -85,8 +85,9 @@ def reachable(index: str) -> bool:
         return True
     try:
         urllib.request.urlopen(index, timeout=5).close()
-    except urllib.error.HTTPError:
-        return True  # it answered; whether it has the build is for pip to find out
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code < 500  # it answered; whether it has the build is for pip to find out
     except urllib.error.URLError as error:
         return "CERTIFICATE" in str(error.reason)  # pip may know a certificate that we do not
     except (OSError, ValueError):

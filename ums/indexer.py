@@ -240,7 +240,7 @@ class Indexer:
             await self.mend(pair, damage)
             return pair.failures < 2
         except (EIO, ENODEV) as error:
-            self._log("warning", "indexes", f"space {space}: not embedded yet: {error.message}")
+            self._log("warning", "indexes", f"space {space}: {kind} waits: {error.message}")
             return False
         return True
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from syscalls.errors import EDQUOT
+from syscalls.errors import EDQUOT, LoadFault, MachineFault
 from ums.indexer import Indexer, IndexerStatistics
 from ums.recall.search import Recall, RecallStatistics
 from ums.rid import space_of
@@ -73,8 +73,12 @@ class Memory:
     async def _keep_house(self) -> None:
         while True:
             await trio.sleep(self._settings.housekeeping)
-            await self.sweep()
-            await self._spaces.checkpoint()
+            try:
+                await self.sweep()
+                await self._spaces.checkpoint()
+            except (MachineFault, LoadFault) as error:
+                # Nothing depends on it now: expired records are invisible without it.
+                self._log("warning", "memory", f"housekeeping is put off: {error.message}")
 
     async def sweep(self) -> None:
         """Erase the records whose time to live is over (they are invisible already)."""
@@ -85,7 +89,10 @@ class Memory:
     async def aclose(self) -> None:
         """Close the indexes and store the sums. ``run`` has ended."""
         await self._indexer.aclose()
-        await self._spaces.checkpoint(everything=True)
+        try:
+            await self._spaces.checkpoint(everything=True)
+        except MachineFault as error:
+            self._log("warning", "memory", f"the sums are left to the journal: {error.message}")
 
     # --- spaces
 

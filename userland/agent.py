@@ -21,6 +21,7 @@ import trio
 from syscalls.calls import ipc, llm, mem, proc
 from syscalls.launch import Launch
 from syscalls.shapes import (
+    Access,
     ChatMessage,
     Exit,
     Grant,
@@ -48,7 +49,7 @@ class Proc:
     def __repr__(self) -> str:
         return f"Proc({self.apid})"
 
-    async def wait(self, timeout: float | None = None) -> Exit:  # noqa: ASYNC109 - the kernel's
+    async def wait(self, timeout: float | None = None) -> Exit:
         """Wait until it ends, and reap it. Raises ETIME, ESRCH."""
         ended: Exit = await self._agent.call(proc.Wait(target=self.apid, timeout=timeout))
         return ended
@@ -85,7 +86,7 @@ class Agent:
         self.kv, self.lora, self.tool = channel.kv, channel.lora, channel.tool
         self.proc, self.sys = channel.proc, channel.sys
 
-    async def call(self, call: Call) -> Any:  # noqa: ANN401
+    async def call(self, call: Call) -> Any:
         """Make any syscall."""
         return await self.channel.call(call)
 
@@ -95,7 +96,7 @@ class Agent:
         self,
         content: str,
         segment: Segment = "episodic",
-        **fields: Any,  # noqa: ANN401
+        **fields: Any,
     ) -> str:
         """Write a record and return its rid; it is on disk. Fields as of ``mem.write``."""
         written = await self.call(mem.Write(content=content, segment=segment, **fields))
@@ -105,20 +106,20 @@ class Agent:
         self,
         query: str,
         k: int = 5,
-        **fields: Any,  # noqa: ANN401
+        **fields: Any,
     ) -> list[Hit]:
         """Find records by meaning and words, best first. Fields as of ``mem.search``."""
         found = await self.call(mem.Search(query=query, k=k, **fields))
         hits: list[Hit] = found.hits
         return hits
 
-    async def read(self, rid: str | None = None, **fields: Any) -> list[Record]:  # noqa: ANN401
+    async def read(self, rid: str | None = None, **fields: Any) -> list[Record]:
         """Read one record by rid (or ``key=``), or list the newest. Raises ENOENT, EPERM."""
         found = await self.call(mem.Read(rid=rid, **fields))
         records: list[Record] = found.records
         return records
 
-    async def update(self, rid: str, **fields: Any) -> int:  # noqa: ANN401
+    async def update(self, rid: str, **fields: Any) -> int:
         """Add a version to a record; returns its number. ``expect=`` compares and sets."""
         written = await self.call(mem.Update(rid=rid, **fields))
         return int(written.version)
@@ -133,7 +134,7 @@ class Agent:
         versions: list[Version] = found.versions
         return versions
 
-    async def share(self, to: int | str, access: mem.Access = "read") -> Grant:
+    async def share(self, to: int | str, access: Access = "read") -> Grant:
         """Let another process read, or read and write, this agent's space."""
         granted = await self.call(mem.Share(to=to, access=access))
         grant: Grant = granted.grant
@@ -145,7 +146,7 @@ class Agent:
 
     # --- messages
 
-    async def send(self, to: int | str, body: Any, *, type: str = "") -> int:  # noqa: ANN401, A002
+    async def send(self, to: int | str, body: Any, *, type: str = "") -> int:
         """Put a message into a process's mailbox; returns its number there.
 
         ``body`` is anything that JSON could carry, or bytes. Raises ESRCH, EAGAIN.
@@ -153,7 +154,7 @@ class Agent:
         sent = await self.call(ipc.Send(to=to, body=body, type=type))
         return int(sent.id)
 
-    async def recv(self, timeout: float | None = None, **select: Any) -> Message:  # noqa: ANN401, ASYNC109
+    async def recv(self, timeout: float | None = None, **select: Any) -> Message:
         """Take the oldest message that fits; waits for one. Raises ETIME.
 
         ``sender``, ``topic``, ``type`` and ``reply_to`` select.
@@ -162,7 +163,7 @@ class Agent:
         message: Message = received.message
         return message
 
-    async def messages(self, **select: Any) -> AsyncIterator[Message]:  # noqa: ANN401
+    async def messages(self, **select: Any) -> AsyncIterator[Message]:
         """Every message that fits, as they come, without end."""
         while True:
             yield await self.recv(**select)
@@ -170,22 +171,22 @@ class Agent:
     async def request(
         self,
         to: int | str,
-        body: Any,  # noqa: ANN401
-        timeout: float | None = None,  # noqa: ASYNC109
+        body: Any,
+        timeout: float | None = None,
         *,
-        type: str = "",  # noqa: A002
+        type: str = "",
     ) -> Message:
         """Send a message and wait for the ``reply`` to it. Raises ESRCH, EAGAIN, ETIME."""
         number = await self.send(to, body, type=type)
         return await self.recv(timeout, sender=to, reply_to=number)
 
-    async def reply(self, message: Message, body: Any) -> int:  # noqa: ANN401
+    async def reply(self, message: Message, body: Any) -> int:
         """Answer a message."""
         answer = ipc.Send(to=message.sender, body=body, type=message.type, reply_to=message.id)
         sent = await self.call(answer)
         return int(sent.id)
 
-    async def publish(self, topic: str, body: Any) -> int:  # noqa: ANN401
+    async def publish(self, topic: str, body: Any) -> int:
         """Send to every subscriber of a topic; returns how many got it."""
         published = await self.call(ipc.Publish(topic=topic, body=body))
         return int(published.delivered)
@@ -208,7 +209,7 @@ class Agent:
         self,
         program: str,
         *args: str,
-        **fields: Any,  # noqa: ANN401
+        **fields: Any,
     ) -> Proc:
         """Start a process. Fields as of ``proc.spawn``: name, goal, caps, quota, space, ..."""
         spawned = await self.call(proc.Spawn(program=program, args=list(args), **fields))
@@ -227,7 +228,7 @@ class Agent:
 
     # --- language models
 
-    async def generate(self, prompt: Prompt, **fields: Any) -> str:  # noqa: ANN401
+    async def generate(self, prompt: Prompt, **fields: Any) -> str:
         """Generate text from a prompt or messages. Fields as of ``llm.generate``.
 
         Raises ENODEV when no model is attached.
@@ -235,14 +236,14 @@ class Agent:
         generated = await self.call(_generation(prompt, fields))
         return str(generated.text)
 
-    async def stream(self, prompt: Prompt, **fields: Any) -> AsyncIterator[str]:  # noqa: ANN401
+    async def stream(self, prompt: Prompt, **fields: Any) -> AsyncIterator[str]:
         """The same, piece by piece as the text comes."""
         pieces: Stream = self.channel.stream(_generation(prompt, {**fields, "stream": True}))
         async with pieces:
             async for chunk in pieces:
                 yield chunk.text
 
-    async def intent(self, text: str, **fields: Any) -> llm.Understood:  # noqa: ANN401
+    async def intent(self, text: str, **fields: Any) -> llm.Understood:
         """Have the kernel understand a person's words and act on them, as this agent."""
         understood: llm.Understood = await self.call(llm.Intent(text=text, **fields))
         return understood
@@ -251,11 +252,11 @@ class Agent:
 
     def print(self, *values: object) -> None:
         """Write a line to the output, which the kernel keeps (``engram logs``)."""
-        print(*values, flush=True)  # noqa: T201
+        print(*values, flush=True)
 
     def log(self, *values: object) -> None:
         """Write a line to the standard error, which the kernel keeps too."""
-        print(*values, file=sys.stderr, flush=True)  # noqa: T201
+        print(*values, file=sys.stderr, flush=True)
 
 
 def _generation(prompt: Prompt, fields: dict[str, Any]) -> llm.Generate:

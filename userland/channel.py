@@ -123,7 +123,7 @@ class Channel(AsyncStubs):
             self._seq, len(self._open), self._cancelled, self._dropped, len(self._unsent)
         )
 
-    async def call(self, call: Call) -> Any:  # noqa: ANN401
+    async def call(self, call: Call) -> Any:
         """Make a call and wait for its reply. Raises the call's error, Disconnected.
 
         Chunks of a call that streams are dropped: ``stream`` yields them.
@@ -232,7 +232,7 @@ class Channel(AsyncStubs):
                         try:
                             await wait_readable(self._sock)
                         except (trio.ClosedResourceError, ValueError) as error:
-                            raise self._lost or Disconnected() from error
+                            raise self._lose(Disconnected()) from error
                         self._receive(waiting)
                 finally:
                     self._leader = None
@@ -326,7 +326,7 @@ class Stream:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Any:  # noqa: ANN401
+    async def __anext__(self) -> Any:
         await checkpoint_if_cancelled()
         if self.done:
             raise StopAsyncIteration

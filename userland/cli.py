@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except EngramError as error:
         if wants_json or (context is not None and context.json):
-            print(json_line(error_object(error)))  # noqa: T201
+            print(json_line(error_object(error)))
         else:
-            print(f"engram: {error}", file=sys.stderr)  # noqa: T201
+            print(f"engram: {error}", file=sys.stderr)
         return exit_code(error)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -64,7 +64,7 @@ def _global_options(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     options = parser.parse_args(words[:end])
     rest = words[end:]
     if options.help:
-        print(overview())  # noqa: T201
+        print(overview())
         raise HelpShown
     if not rest:
         raise Usage("no command was given", hint="engram --help lists them")

@@ -104,7 +104,7 @@ class BlockingClient(BlockingStubs):
         """Figures of this connection."""
         return ClientStatistics(self._seq, len(self._open), self._dropped)
 
-    def call(self, call: Call) -> Any:  # noqa: ANN401
+    def call(self, call: Call) -> Any:
         """Make a call and wait for its reply. Raises the call's error, Disconnected, ETIME.
 
         When it is interrupted (``KeyboardInterrupt``) the call is cancelled. Chunks of a
@@ -278,7 +278,7 @@ class Stream(Iterator[Any]):
     ) -> None:
         self.close()
 
-    def __next__(self) -> Any:  # noqa: ANN401
+    def __next__(self) -> Any:
         if self.done:
             raise StopIteration
         value = self._take(self._client._next(self._seq))
@@ -286,7 +286,7 @@ class Stream(Iterator[Any]):
             raise StopIteration
         return value
 
-    def poll(self) -> Any:  # noqa: ANN401
+    def poll(self) -> Any:
         """Wait for whatever comes next on the connection: a chunk, or None.
 
         None means that the call ended (``done``) or that what came was for another call,
@@ -305,7 +305,7 @@ class Stream(Iterator[Any]):
             self.done = True
             self._client._abandon(self._seq)
 
-    def _take(self, reply: Reply) -> Any:  # noqa: ANN401
+    def _take(self, reply: Reply) -> Any:
         if reply.code == MORE:
             return replies.chunk(self._number, reply)
         self.done = True

@@ -23,10 +23,12 @@ class Command(NamedTuple):
     summary: str
     shell: bool = True
     """Whether it can be typed in the shell too."""
+    passes: bool = False
+    """Whether options it does not know are passed on (``options.rest``)."""
 
 
 COMMANDS: tuple[Command, ...] = (
-    Command("boot", "boot", "start the kernel (--detach: in the background)", shell=False),
+    Command("boot", "boot", "start the kernel (--detach: in the background)", shell=False, passes=True),
     Command("halt", "boot", "end every process and stop the kernel"),
     Command("shell", "interactive", "an interactive shell", shell=False),
     Command("demo", "interactive", "show it all at work, in a fresh directory", shell=False),
@@ -78,7 +80,7 @@ class Usage(EINVAL):
     code = "EINVAL"
 
 
-class HelpShown(Exception):  # noqa: N818
+class HelpShown(Exception):
     """The help was asked for and printed; there is nothing to run."""
 
 
@@ -87,7 +89,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """A wrong command line."""
-        raise Usage(message, hint=" ".join(self.format_usage().split()))
+        raise Usage(message, hint=self.usage_line())
+
+    def usage_line(self) -> str:
+        """The usage on one line."""
+        return " ".join(self.format_usage().split())
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """After ``--help``."""
@@ -118,7 +124,10 @@ def execute(command: Command, words: list[str], context: Context, prefix: str = 
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     cast("Arguments", getattr(module, f"{function}_arguments"))(parser)
-    options = parser.parse_args(words)
+    options, rest = parser.parse_known_args(words)
+    if rest and not command.passes:
+        raise Usage(f"unrecognized: {' '.join(rest)}", hint=parser.usage_line())
+    options.rest = rest
     before = context.json
     context.json = before or options.json
     try:
@@ -129,7 +138,7 @@ def execute(command: Command, words: list[str], context: Context, prefix: str = 
 
 def closest(word: str, among: Sequence[str]) -> str | None:
     """The most similar of some words, for a suggestion."""
-    import difflib  # noqa: PLC0415 - only when something was mistyped
+    import difflib
 
     found = difflib.get_close_matches(word, among, n=1, cutoff=0.6)
     return found[0] if found else None

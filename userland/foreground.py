@@ -74,7 +74,8 @@ def attend(
             if piece is not None:
                 shown = piece.at + len(piece.data)
                 write(piece.data)
-    if keys.stopped and not stream.reply:
+        ended = stream.done
+    if not ended:
         return Left(None, shown)
     return Left(client.call(Wait(target=apid)), shown)
 

@@ -35,7 +35,7 @@ def whole_decoder(number: int) -> Decoder[Any]:
     return decoder
 
 
-def value(number: int, reply: Reply) -> Any:  # noqa: ANN401
+def value(number: int, reply: Reply) -> Any:
     """The value of a final reply. Raises the error it carries, or EKERNEL."""
     if reply.code:
         raise error(reply)
@@ -45,7 +45,7 @@ def value(number: int, reply: Reply) -> Any:  # noqa: ANN401
     return _decode(decoder, number, reply)
 
 
-def chunk(number: int, reply: Reply) -> Any:  # noqa: ANN401
+def chunk(number: int, reply: Reply) -> Any:
     """One streamed value. Raises EKERNEL when the call does not stream."""
     decoder = _chunk.get(number)
     if decoder is None:
@@ -71,7 +71,7 @@ def numbered(call: Call) -> int:
     return call.NUMBER
 
 
-def _decode(decoder: Decoder[Any], number: int, reply: Reply) -> Any:  # noqa: ANN401
+def _decode(decoder: Decoder[Any], number: int, reply: Reply) -> Any:
     try:
         return decoder.decode(reply.value)
     except msgspec.DecodeError as problem:

@@ -217,7 +217,7 @@ def _left(leaving: SystemExit) -> Ending:
     """What ``sys.exit`` meant."""
     code = leaving.code
     if isinstance(code, str):
-        print(code, file=sys.stderr)  # noqa: T201
+        print(code, file=sys.stderr)
     return Ending(code & 0xFF if isinstance(code, int) else int(code is not None), "exit")
 
 
@@ -247,7 +247,7 @@ async def _say(channel: Channel, ending: Ending) -> None:
     except Disconnected:
         os._exit(ORPHANED)
     except (EINVAL, TypeError, ValueError, OverflowError, RecursionError) as error:
-        print(f"the value of main cannot be kept: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"the value of main cannot be kept: {error}", file=sys.stderr, flush=True)
         await channel.call(ExitCall(status=ending.status, reason=ending.reason))
 
 

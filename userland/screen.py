@@ -74,7 +74,7 @@ def _plain(value: object) -> object:
     return _texts(built)
 
 
-def _texts(value: Any) -> Any:  # noqa: ANN401
+def _texts(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, dict):

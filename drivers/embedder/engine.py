@@ -106,9 +106,10 @@ class SentenceEngine:
         """Load and look at the weights. Raises ENODEV, EIO."""
         folder = self.folder()
         files = weights_of(folder)
-        if not files:
+        if not files or not (folder / "config.json").is_file():
+            missing = "config.json" if files else "weights (*.safetensors)"
             raise ENODEV(
-                f"{folder} holds no weights (*.safetensors)",
+                f"{folder} holds no {missing}",
                 hint="give the folder of a sentence-transformers model",
             )
         with ThreadPoolExecutor(1) as pool:

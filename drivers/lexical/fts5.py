@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 FORMAT: Final = 1
 BUDGET: Final = 20_000
 """Postings that a search reads before it stops at the commonest words."""
-CANDIDATES: Final = 100
+CANDIDATES: Final = 150
 """Documents ranked exactly, at least (or twice what is asked for)."""
 K1: Final = 1.2
 B: Final = 0.75
@@ -75,17 +75,24 @@ class Fts5Index:
         self._rebuilt = ""
         self._frequency: dict[str, int] = {}
         self._counted_at = 0
-        if path is not None:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._closed = False
+        try:
+            if path is not None:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._start()
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise self._eio(error) from error
+
+    # --- opening
+
+    def _start(self) -> None:
         try:
             self._db = self._open()
             self._load()
         except sqlite3.DatabaseError as error:
             if not _is_damage(error):
-                raise self._eio(error) from error
+                raise
             self._restart(str(error))
-
-    # --- opening
 
     def _open(self) -> sqlite3.Connection:
         """Open the file, checked, or make it. Raises sqlite3.DatabaseError."""
@@ -131,7 +138,7 @@ class Fts5Index:
         seal = path.with_suffix(".crc")
         if not seal.exists():
             return False
-        if seal.read_text() != _checksum(path):
+        if seal.read_bytes() != _checksum(path):
             raise _damage("changed since it was closed")
         seal.unlink()
         return True
@@ -275,7 +282,7 @@ class Fts5Index:
                 if frequency > self._count // 16:
                     self._frequency[word] = frequency
             if frequency:
-                idf = math.log(1 + max(0, self._count - frequency + 0.5) / (frequency + 0.5))
+                idf = math.log(1 + max(0.5, self._count - frequency + 0.5) / (frequency + 0.5))
                 weights.append((word, frequency, idf))
         weights.sort(key=lambda weight: weight[1])
         return weights
@@ -321,13 +328,14 @@ class Fts5Index:
         ).fetchone()
         return _numbers(row[0])
 
-    def _damping(self, lengths: Any) -> Any:  # noqa: ANN401  (a number or an array of them)
-        """What BM25 adds to a word's count below the line: long documents gain less."""
+    def _damping(self, lengths: Any) -> Any:
+        """What BM25 adds to a word's count below the line: long documents gain less.
+
+        Of a number, or of an array of them.
+        """
         return K1 * (1 - B + B * lengths * (self._count / max(1, self._total)))
 
-    def _rank(
-        self, ids: list[int], weights: list[tuple[str, int, float]], k: int
-    ) -> list[Located]:
+    def _rank(self, ids: list[int], weights: list[tuple[str, int, float]], k: int) -> list[Located]:
         rows = self._db.execute(
             f"SELECT rid, length, words FROM docs WHERE id IN ({','.join(map(str, ids))})"
         )
@@ -353,11 +361,14 @@ class Fts5Index:
 
     def close(self) -> None:
         """See ``LexicalIndex.close``. Raises EIO."""
+        if self._closed:
+            return
+        self._closed = True
         with self._errors():
             self._db.close()  # the last connection folds the log into the file
         if self._path is not None:
             try:
-                self._path.with_suffix(".crc").write_text(_checksum(self._path))
+                self._path.with_suffix(".crc").write_bytes(_checksum(self._path))
             except OSError as error:
                 raise self._eio(error) from error
 
@@ -395,12 +406,12 @@ def _numbers(text: str | None) -> NDArray[np.int64]:
     return np.fromstring(text or "", dtype=np.int64, sep=",")
 
 
-def _checksum(path: Path) -> str:
+def _checksum(path: Path) -> bytes:
     crc = 0
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             crc = zlib.crc32(block, crc)
-    return f"{path.stat().st_size} {crc:08x}\n"
+    return b"%d %08x\n" % (path.stat().st_size, crc)
 
 
 def _damage(why: str) -> sqlite3.DatabaseError:

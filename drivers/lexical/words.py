@@ -21,7 +21,7 @@ import re
 import unicodedata
 from typing import Final
 
-import Stemmer
+import Stemmer  # type: ignore[import-not-found]  # PyStemmer has no types
 
 LONGEST: Final = 64
 """Longer words are cut to this many characters (keys, hashes, encoded data)."""

@@ -92,7 +92,7 @@ class GroupCommit:
                 results = await self._write([batch, *(waiter.batch for waiter in group)])
             except BaseException as error:
                 # Whatever it is, it must reach all of the group, or they wait for ever.
-                results = [outcome.Error(error)] * (len(group) + 1)
+                results = [outcome.Error(error) for _ in range(len(group) + 1)]
                 raise
             finally:
                 for waiter, result in zip(group, results[1:], strict=True):

@@ -153,7 +153,7 @@ def _check_file(path: Path) -> None:
     if (last + 1) * page <= size:
         return
     # Rarely the missing end is free pages that were never written: walk the file to know.
-    from lmdb.verify import VerifyError, verify  # noqa: PLC0415  (seldom needed)
+    from lmdb.verify import VerifyError, verify
 
     try:
         problems = verify(str(path))

@@ -100,7 +100,9 @@ class MemoryStore(trio.abc.AsyncResource):
         """See ``Store.statistics``."""
         values = (item for found in self._maps.values() for item in found.values.items())
         used = sum(len(key) + len(value) for key, value in values)
-        used += sum(16 + len(payload) for entries in self._journal.values() for _, payload in entries)
+        used += sum(
+            16 + len(payload) for entries in self._journal.values() for _, payload in entries
+        )
         return StoreStatistics(
             commits=self._commits,
             batches=self._batches,

@@ -186,7 +186,7 @@ class VectorLog:
 
     def flush(self) -> None:
         """Bring what was appended to the disk itself."""
-        if self._unsynced:
+        if self._unsynced and self._fd >= 0:
             try:
                 os.fsync(self._fd)
             except OSError as error:
@@ -195,7 +195,9 @@ class VectorLog:
 
     def close(self) -> None:
         """Close the file, without flushing it."""
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def _write(self, parts: list[bytes | memoryview]) -> None:
         parts = [memoryview(part) for part in parts if len(part)]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import trio
@@ -138,20 +139,20 @@ def prowl(channel: socket.socket, launch: Launch) -> int:
     _say(
         channel,
         {
-            "read data": attempt(lambda: open(f"{data}/data.mdb", "rb").read()),
-            "write data": attempt(lambda: open(f"{data}/data.mdb", "wb")),
+            "read data": attempt(lambda: Path(data, "data.mdb").read_bytes()),
+            "write data": attempt(lambda: Path(data, "data.mdb").write_bytes(b"")),
             "remove data": attempt(lambda: os.unlink(f"{data}/data.mdb")),
             "rename data": attempt(lambda: os.rename(data, data + "-moved")),
             "signal kernel": attempt(lambda: os.kill(int(kernel), signal.SIGCONT)),
             "signal other": attempt(lambda: os.kill(int(other), signal.SIGCONT)),
-            "kernel memory": attempt(lambda: open(f"/proc/{kernel}/mem", "rb")),
+            "kernel memory": attempt(lambda: os.open(f"/proc/{kernel}/mem", os.O_RDONLY)),
             "kernel root": attempt(lambda: os.listdir(f"/proc/{kernel}/root/{data}")),
-            "other memory": attempt(lambda: open(f"/proc/{other}/mem", "rb")),
-            "zygote memory": attempt(lambda: open(f"/proc/{os.getppid()}/mem", "rb")),
+            "other memory": attempt(lambda: os.open(f"/proc/{other}/mem", os.O_RDONLY)),
+            "zygote memory": attempt(lambda: os.open(f"/proc/{os.getppid()}/mem", os.O_RDONLY)),
             "signal zygote": attempt(lambda: os.kill(os.getppid(), signal.SIGCONT)),
             "signal itself": attempt(lambda: os.kill(os.getpid(), signal.SIGCONT)),
-            "read a sibling": attempt(lambda: open(free).read()),
-            "write to tmp": attempt(lambda: open(f"{launch.cwd}/{os.getpid()}", "w")),
+            "read a sibling": attempt(lambda: Path(free).read_text()),
+            "write to tmp": attempt(lambda: Path(launch.cwd, "made").write_text("x")),
             "run a program": attempt(lambda: subprocess.run(["/bin/true"], check=True)),
         },
     )
@@ -166,12 +167,12 @@ def limits(channel: socket.socket, launch: Launch) -> int:
         for _ in range(1000):
             files.append(os.open(os.devnull, os.O_RDONLY))
 
-    found = {"files": attempt(open_many), "opened": len(files)}
+    found: dict[str, object] = {"files": attempt(open_many), "opened": len(files)}
     for fd in files:
         os.close(fd)
     found["memory"] = attempt(lambda: bytearray(1 << 30))
     with open("/proc/self/status") as lines:
-        found.update(line.strip().split(":\t") for line in lines if line.startswith("NoNewPrivs"))
+        found["NoNewPrivs"] = next(line for line in lines if "NoNewPrivs" in line).split()[1]
     import resource
 
     found["core"] = resource.getrlimit(resource.RLIMIT_CORE)[1]

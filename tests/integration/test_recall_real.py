@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import trio
+
 from drivers.embedder import make_embedder
 from drivers.indexes import DiskIndexes
 from drivers.store.lmdb import LmdbStore, open_store
-
 from syscalls.calls.mem import Hits, Search, Update
 from syscalls.errors import ENOENT
 from syscalls.shapes import Level, Note
@@ -24,30 +24,31 @@ QUERY = "代码风格偏好"
 DISTRACTORS = """
 用户偏好深色主题 | 饮食偏好：不吃辣 | 旅行时偏好靠窗的座位 | 沟通偏好是邮件而不是电话
 音乐偏好：古典和爵士 | 会议时间偏好在上午 | 偏好用中文回答问题 | 通知偏好：只要紧急的
-他偏好短途徒步 | 咖啡偏好：少糖 | 购物偏好国产品牌 | 阅读偏好科幻小说
-代码评审安排在周三下午 | 代码仓库已经迁移到新服务器 | 单元测试的代码覆盖率要到百分之八十
-这段代码会在周五上线 | 代码里有一个内存泄漏 | 旧代码下个月删除 | 登录模块的代码由小王负责
-代码签名证书快要过期 | 请把代码推送到主分支 | 源代码许可证是 Apache | 代码冻结从十二月开始
-客厅是北欧装修风格 | 她的写作风格很正式 | 这位画家的风格很大胆 | 老板的管理风格偏严格
-穿衣风格休闲 | 演讲风格幽默 | 网站采用扁平设计风格 | 摄影风格以黑白为主
-喜欢简单的早餐 | 喜欢简洁的房间 | 喜欢周末爬山 | 喜欢喝绿茶 | 不喜欢开长会 | 喜欢猫胜过狗
-The user prefers dark roast coffee | The user prefers tabs over spaces in Makefiles
-Prefers trains to planes | Code review happens every Wednesday | The code name of the project is Heron
+他偏好短途徒步 | 咖啡偏好：少糖 | 购物偏好国产品牌 | 阅读偏好科幻小说 | 代码评审安排在周三下午
+代码仓库已经迁移到新服务器 | 单元测试的代码覆盖率要到百分之八十 | 这段代码会在周五上线
+代码里有一个内存泄漏 | 旧代码下个月删除 | 登录模块的代码由小王负责 | 代码签名证书快要过期
+请把代码推送到主分支 | 源代码许可证是 Apache | 代码冻结从十二月开始 | 客厅是北欧装修风格
+她的写作风格很正式 | 这位画家的风格很大胆 | 老板的管理风格偏严格 | 穿衣风格休闲 | 演讲风格幽默
+网站采用扁平设计风格 | 摄影风格以黑白为主 | 喜欢简单的早餐 | 喜欢简洁的房间 | 喜欢周末爬山
+喜欢喝绿茶 | 不喜欢开长会 | 喜欢猫胜过狗 | The user prefers dark roast coffee
+The user prefers tabs over spaces in Makefiles | Prefers trains to planes
+Code review happens every Wednesday | The code name of the project is Heron
 Her writing style is formal | The style guide lives in the wiki | Deploys are frozen in December
-The parser crashes on empty input | Unit tests must finish in ten minutes | Alice owns the login module
-The office moved to Berlin | Bob's birthday is on the third of May | The cat is called Momo
-Invoices go out on the first | The server room is on the second floor | Standup is at half past nine
-The database password rotates monthly | Quarterly report is due on Friday | The printer is out of toner
-He is allergic to peanuts | She speaks Spanish and Japanese | The marathon is in October
-用户喜欢用 VS Code 写文档 | 周报用 Markdown 格式 | 服务部署在 Kubernetes 集群 | API 的限速是每分钟 100 次
+The parser crashes on empty input | Unit tests must finish in ten minutes
+Alice owns the login module | The office moved to Berlin | Bob's birthday is on the third of May
+The cat is called Momo | Invoices go out on the first | The server room is on the second floor
+Standup is at half past nine | The database password rotates monthly
+Quarterly report is due on Friday | The printer is out of toner | He is allergic to peanuts
+She speaks Spanish and Japanese | The marathon is in October | 用户喜欢用 VS Code 写文档
+周报用 Markdown 格式 | 服务部署在 Kubernetes 集群 | API 的限速是每分钟 100 次
 把 bug 都记在 Jira 里 | 她用 Python 做数据分析 | 每天 standup 九点半开始 | README 需要中英双语
-CI 失败时发 Slack 通知 | 新同事下周 onboarding | 数据库从 MySQL 换成 PostgreSQL | demo 安排在 Friday
-今天北京下雪了 | 妈妈的生日是五月三日 | 房租每月一号交 | 护照明年到期 | 牙医预约在周四
-孩子在学钢琴 | 打印机没有墨了 | 服务器在二楼机房 | 合同要在月底前签 | 公司搬到了上海
-航班改到了晚上八点 | 他对花生过敏 | 健身房的卡丢了 | 冰箱里没有牛奶 | 下周去杭州出差
-预算还剩三万元 | 新的显示器到货了 | 车要送去保养 | 年会定在一月十日 | 邻居借走了梯子
-图书馆周一闭馆 | 明天的电影票买好了 | 小区停水到下午五点 | 快递放在门卫处 | 手机屏幕碎了
-代码注释要写清楚 | 代码行数超过一万 | 偏好纸质书 | 他偏好安静的酒店房间
+CI 失败时发 Slack 通知 | 新同事下周 onboarding | 数据库从 MySQL 换成 PostgreSQL
+demo 安排在 Friday | 今天北京下雪了 | 妈妈的生日是五月三日 | 房租每月一号交 | 护照明年到期
+牙医预约在周四 | 孩子在学钢琴 | 打印机没有墨了 | 服务器在二楼机房 | 合同要在月底前签
+公司搬到了上海 | 航班改到了晚上八点 | 他对花生过敏 | 健身房的卡丢了 | 冰箱里没有牛奶
+下周去杭州出差 | 预算还剩三万元 | 新的显示器到货了 | 车要送去保养 | 年会定在一月十日
+邻居借走了梯子 | 图书馆周一闭馆 | 明天的电影票买好了 | 小区停水到下午五点 | 快递放在门卫处
+手机屏幕碎了 | 代码注释要写清楚 | 代码行数超过一万 | 偏好纸质书 | 他偏好安静的酒店房间
 """
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+
 from drivers.contracts import LexicalIndex, VectorIndex
 from drivers.embedder.local import LocalEmbedder
 from drivers.indexes import MemoryIndexes
 from drivers.store.memory import MemoryStore
-
 from syscalls.calls.mem import Search, Update
 from syscalls.shapes import Level, Note
 from ums.follower import read_page
@@ -58,13 +58,13 @@ class FlakyIndexes:
     def vectors(self, space: int, dimension: int, fingerprint: str) -> VectorIndex:
         self.opened.append((space, "dense"))
         self.dense[space] = index = self.inner.vectors(space, dimension, fingerprint)
-        return Flaky(index, self.faults, "dense")  # type: ignore[return-value]
+        return Flaky(index, self.faults, "dense")
 
     def lexical(self, space: int) -> LexicalIndex:
         self.opened.append((space, "lexical"))
         index = self.prepared.pop() if self.prepared else self.inner.lexical(space)
         self.words[space] = index
-        return Flaky(index, self.faults, "lexical")  # type: ignore[return-value]
+        return Flaky(index, self.faults, "lexical")
 
     def remove(self, space: int) -> None:
         self.removed.append(space)
@@ -129,6 +129,13 @@ class World:
                         await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
 
+    async def until_open(self, most: int) -> None:
+        with trio.fail_after(60):
+            while True:
+                if self.memory.statistics().indexes.open <= most:
+                    break
+                await trio.sleep(0.01)
+
 
 @pytest.fixture
 def world() -> World:
@@ -151,6 +158,24 @@ async def test_lost_indexes_are_rebuilt_after_the_start(world: World) -> None:
     assert world.memory.statistics().recall.searches == 0
     await world.check(spaces[1], 17)
     assert any("caught up" in line for line in world.lines)
+
+
+async def test_a_long_rebuild_says_how_far_it_is(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    space = await world.space(500)
+    embed = world.embedder.embed
+
+    async def slow(texts: Any, *, background: bool = False) -> Any:
+        await trio.sleep(3)
+        return await embed(texts, background=background)
+
+    world.embedder.embed = slow  # type: ignore[method-assign]
+    await world.memory._indexer.recover([space])
+    told = [line for line in world.lines if "dense: space 1 of 1" in line]
+    assert len(told) >= 3
+    assert "% rebuilt" in told[0]
+    assert "dense: 1 of 1 spaces caught up" in world.lines[-1]
 
 
 async def test_another_embedder_has_the_vectors_rebuilt(world: World) -> None:
@@ -226,9 +251,7 @@ async def test_only_so_many_spaces_stay_open() -> None:
         for _ in range(2):
             for space in spaces:
                 await world.check(space, 1)
-        with trio.fail_after(60):
-            while world.memory.statistics().indexes.open > 3:
-                await trio.sleep(0.01)
+        await world.until_open(3)
         nursery.cancel_scope.cancel()
     assert len(world.indexes.opened) > 2 * len(spaces)
     for space in spaces:
@@ -259,9 +282,7 @@ async def test_big_indexes_are_closed_when_nobody_uses_them() -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(world.memory.run)
         await world.check(space, 3)
-        with trio.fail_after(60):
-            while world.memory.statistics().indexes.open:
-                await trio.sleep(0.01)
+        await world.until_open(0)
         nursery.cancel_scope.cancel()
 
 

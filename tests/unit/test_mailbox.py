@@ -282,14 +282,14 @@ async def test_a_storm_loses_and_doubles_nothing() -> None:
                     await boxes.send(2, message(body, type="even" if body % 2 == 0 else "odd"))
                     break
                 except EAGAIN:
-                    await trio.sleep(0)
+                    await trio.lowlevel.checkpoint()
 
     async def receive(selector: Selector) -> None:
         while True:
             with trio.move_on_after(rng.choice([0.0, 0.0005, 1])):
                 one = await boxes.recv(2, selector)
                 got.append(one.body)  # no checkpoint between: what was returned is counted
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
 
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
@@ -299,7 +299,7 @@ async def test_a_storm_loses_and_doubles_nothing() -> None:
                 for first in range(4):
                     senders.start_soon(send, first)
             while len(got) < total:
-                await trio.sleep(0.001)
+                await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
     assert sorted(got) == list(range(total))  # type: ignore[type-var]
     assert boxes.waiting(2) == 0

@@ -109,14 +109,15 @@ async def test_stop_wins_over_running_until_resumed(family: Family) -> None:
     process = family.spawn(family.init)
     family.table.running(process)
     family.table.waiting(process)
-    assert process.state == "WAITING"
+    seen: list[str] = [process.state]
     family.table.stop(process)
     family.table.running(process)
-    assert process.state == "STOPPED"
+    seen.append(process.state)
     process.calls = 1
     family.table.resume(process)
-    assert process.state == "RUNNING"
+    seen.append(process.state)
     family.table.resume(process)
+    assert seen == ["WAITING", "STOPPED", "RUNNING"]
 
 
 # --- look-up
@@ -365,7 +366,9 @@ async def test_numbers_are_not_given_out_again_after_a_reboot() -> None:
         given |= fresh
 
 
-async def test_no_number_is_given_out_before_its_reservation_is_on_disk() -> None:
+async def test_no_number_is_given_out_before_its_reservation_is_on_disk(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     class Stuck(MemoryStore):
         """Commits only while it may."""
 

@@ -103,6 +103,12 @@ def current(root: Path, env: dict[str, str]) -> bool:
     return setup.is_current(str(root), setup.key_of(str(root), env))
 
 
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here is asked of a proxy."""
+    monkeypatch.setenv("no_proxy", "*")
+
+
 # What is wanted
 
 
@@ -260,11 +266,11 @@ def test_an_unreachable_torch_index_is_never_given_to_pip(
 
 @pytest.fixture
 def answering() -> Iterator[str]:
-    """The address of a server that has nothing."""
+    """The address of a server that has nothing, and is broken below ``/broken``."""
 
     class Nothing(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_error(404)
+            self.send_error(503 if self.path.startswith("/broken") else 404)
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -280,6 +286,7 @@ def answering() -> Iterator[str]:
 def test_an_index_is_reachable_when_it_answers_at_all(answering: str) -> None:
     assert reachable(answering)
     assert reachable("/some/folder")
+    assert not reachable(f"{answering}broken")
     assert not reachable("http://127.0.0.1:9/none")
     assert not reachable("http://[broken")
 

@@ -6,6 +6,7 @@ import msgspec
 
 from syscalls.calls import llm
 from syscalls.errors import EINVAL
+from syscalls.shapes import ChatMessage
 from userland.context import Context, text_or_stdin
 from userland.screen import json_line
 
@@ -24,7 +25,7 @@ def llm_generate_arguments(parser: argparse.ArgumentParser) -> None:
 def llm_generate(context: Context, options: argparse.Namespace) -> int:
     """Generate text, shown as it comes."""
     text = text_or_stdin(" ".join(options.prompt))
-    message = llm.ChatMessage(role="user", content=text)
+    message = ChatMessage(role="user", content=text)
     call = llm.Generate(
         prompt=None if options.chat else text,
         messages=[message] if options.chat else None,

@@ -57,7 +57,10 @@ def start(context: Context, options: argparse.Namespace) -> int:
 def spawn(context: Context, options: argparse.Namespace) -> int:
     """Start it and say its APID."""
     apid = start(context, options)
-    context.value({"apid": apid}, f"{options.name or options.program} is process {apid}")
+    text = f"{options.name or options.program} is process {apid}"
+    if context.shell is not None:
+        text = f"[{context.shell.in_background(apid).number}] {text}"
+    context.value({"apid": apid}, text)
     return 0
 
 
@@ -66,6 +69,8 @@ def run(context: Context, options: argparse.Namespace) -> int:
     if options.detach:
         return spawn(context, options)
     apid = start(context, options)
+    if context.shell is not None and not context.json:
+        return int(context.shell.in_foreground(apid, context.shell.line))
     pieces: list[bytes] = []
     write = pieces.append if context.json else context.screen.raw
     left = attend(context.client, apid, write)
@@ -104,8 +109,9 @@ def ps(context: Context, options: argparse.Namespace) -> int:
     return 0
 
 
-PS_COLUMNS = ("apid", "name", "state", "kind", "pid", "parent", "space", "calls", "mail", "rss")
-PS_COLUMNS += ("started", "program")
+PS_COLUMNS = tuple(
+    ["apid", "name", "state", "kind", "pid", "parent", "space", "calls", "mail", "rss", "started", "program"]
+)
 
 
 def ps_row(one: ProcessInfo) -> list[object]:
@@ -119,7 +125,7 @@ def ps_row(one: ProcessInfo) -> list[object]:
     ]
 
 
-def _cell(value: Any) -> str:  # noqa: ANN401
+def _cell(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value)) or "-"
     if isinstance(value, Exit):

@@ -145,16 +145,16 @@ def ready(context: Context, options: argparse.Namespace) -> int:
 
 
 class _Silent:
-    def __enter__(self) -> Any:  # noqa: ANN401
+    def __enter__(self) -> Any:
         return lambda drivers: None
 
     def __exit__(self, *_: object) -> None:
         return None
 
 
-def _progress(context: Context) -> Any:  # noqa: ANN401 - a context manager of either kind
+def _progress(context: Context) -> Any:
     if not context.terminal:
         return _Silent()
-    from userland.shell.progress import DriverBars  # noqa: PLC0415 - rich is slow to import
+    from userland.shell.progress import DriverBars
 
     return DriverBars()

@@ -5,7 +5,7 @@ import argparse
 from syscalls.calls.sys import Log, Trace
 from syscalls.shapes import LogLine, TraceLine
 from userland.context import Context, reference
-from userland.screen import clock
+from userland.screen import clock, short
 
 
 def strace_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,6 +13,7 @@ def strace_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="those to come")
     parser.add_argument("-e", "--call", help="only this call, such as mem.write")
     parser.add_argument("-n", "--limit", type=int, default=100, help="most lines")
+    parser.add_argument("-l", "--long", action="store_true", help="do not cut lines")
     parser.add_argument("target", nargs="?", help="APID or name; default: every process")
 
 
@@ -30,18 +31,22 @@ def strace(context: Context, options: argparse.Namespace) -> int:
             context.value(found)
             return 0
         for line in found.lines:
-            context.screen.line(trace_text(line))
+            context.screen.line(trace_text(line, WIDE if options.long else NARROW))
         return 0
     with context.client.stream(call) as stream:
         for line in stream:
-            context.value(line, trace_text(line))
+            context.value(line, trace_text(line, WIDE if options.long else NARROW))
     return 0
 
 
-def trace_text(line: TraceLine) -> str:
-    """One call as strace writes it."""
+NARROW, WIDE = 72, 4096
+
+
+def trace_text(line: TraceLine, limit: int) -> str:
+    """One call as strace writes it; arguments and result cut to so many characters each."""
+    said, result = short(line.arguments, limit), short(line.result, limit)
     at = f"{clock(line.at)}.{int(line.at % 1 * 1000):03}"
-    return f"{at} [{line.apid}] {line.call}({line.arguments}) = {line.result} <{line.micros:.0f}us>"
+    return f"{at} [{line.apid}] {line.call}({said}) = {result} <{line.micros:.0f}us>"
 
 
 def dmesg_arguments(parser: argparse.ArgumentParser) -> None:
