@@ -21,7 +21,24 @@ DIMENSION = 384
 SIZES = (10_000, 100_000)
 OTHERS = 50
 QUERIES = 60
-SYLLABLES = "ka lo mi ne ru sa ti vo xe zu ba do fi ge hu jo".split()
+SYLLABLES = [
+    "ka",
+    "lo",
+    "mi",
+    "ne",
+    "ru",
+    "sa",
+    "ti",
+    "vo",
+    "xe",
+    "zu",
+    "ba",
+    "do",
+    "fi",
+    "ge",
+    "hu",
+    "jo",
+]
 
 
 def vocabulary(generator: random.Random) -> list[str]:

@@ -74,7 +74,8 @@ def throughput(client: BlockingClient, folder: Path) -> float:
     time.sleep(1.0)
     for apid in apids:
         client.ipc.send(to=apid, body="go")
-    return sum(client.proc.wait(target=apid).value for apid in apids) / 3.0
+    made: list[int] = [client.proc.wait(target=apid).value for apid in apids]
+    return sum(made) / 3.0
 
 
 def main() -> None:

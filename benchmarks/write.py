@@ -29,8 +29,19 @@ INFLIGHT = 64
 WRITES = 20_000
 SINGLES = 1000
 TEXTS = 3000
-VERBS = "likes hates bought sold found lost painted wrote read saw".split()
-THINGS = "tea coffee books bicycles maps stones clocks poems songs ships".split()
+VERBS = ("likes", "hates", "bought", "sold", "found", "lost", "painted", "wrote", "read", "saw")
+THINGS = [
+    "tea",
+    "coffee",
+    "books",
+    "bicycles",
+    "maps",
+    "stones",
+    "clocks",
+    "poems",
+    "songs",
+    "ships",
+]
 
 
 def text(number: int) -> str:

@@ -14,7 +14,6 @@ stale or damaged: then it opens at an earlier position, or at 0, and is fed agai
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import msgspec
@@ -22,6 +21,7 @@ import msgspec
 from syscalls.shapes import ChatMessage, Usage
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
     import numpy
     from numpy.typing import NDArray
 
@@ -74,7 +74,7 @@ class Batch(msgspec.Struct):
     sequence number of the store."""
 
 
-class Mismatch(Exception):  # noqa: N818
+class Mismatch(Exception):
     """An expectation of a batch did not hold; nothing of the batch was done."""
 
     def __init__(self, index: int) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import msgspec
 
 from syscalls.errors import EIO, ENODEV
 
-WEIGHTS = ("*.safetensors", "*.bin")
+EXPORTS = ("onnx", "openvino", "original")
+"""Folders that hold the same weights once more, in another form."""
 SAMPLE = 1 << 20
 """Bytes read at each of ``SAMPLES`` places of a large file for its quick mark."""
 SAMPLES = 16
@@ -57,12 +59,20 @@ def _from_hub(name: str) -> Path:
         ) from error
 
 
+def files_of(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    """The files of a model and its modules (one folder deep), sorted; no exports of it."""
+    found = {
+        path
+        for pattern in patterns
+        for path in (*folder.glob(pattern), *folder.glob(f"*/{pattern}"))
+        if path.is_file() and path.parent.name not in EXPORTS
+    }
+    return sorted(found)
+
+
 def weights_of(folder: Path) -> list[Path]:
     """The files with the weights, sorted; safetensors where there are any."""
-    for pattern in WEIGHTS:
-        if found := sorted(folder.glob(pattern)):
-            return found
-    return []
+    return files_of(folder, ["*.safetensors"]) or files_of(folder, ["*.bin"])
 
 
 def sha256_of(path: Path) -> str:

@@ -7,7 +7,6 @@ watch: connection served, output read, until the process has ended -> ended()
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 from collections import deque
@@ -220,7 +219,7 @@ class Nurse:
             self._refuse_more(caller.quota, quota)
         watched = self._watched.get(process.apid)
         if watched is not None and watched.child is not None:
-            _limit_running(process.pid, quota)
+            watched.child.limit(quota)
         process.quota = _merged(process.quota, quota)
         return process.quota
 
@@ -278,22 +277,6 @@ def _merged(base: Quota, change: Quota) -> Quota:
         if (value := getattr(change, name)) is not None
     }
     return msgspec.structs.replace(base, **given)
-
-
-def _limit_running(pid: int, quota: Quota) -> None:
-    """Put limits of the operating system in force for a running process. Raises EPERM."""
-    try:
-        if quota.memory is not None:
-            resource.prlimit(pid, resource.RLIMIT_DATA, (quota.memory, quota.memory))
-        if quota.files is not None:
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (quota.files, quota.files))
-    except ProcessLookupError:
-        return  # it has ended: nothing is left to limit
-    except (PermissionError, ValueError) as error:
-        raise EPERM(
-            f"the operating system does not let pid {pid} have that limit: {error}",
-            hint="a limit of a running process can be raised by root only",
-        ) from error
 
 
 def _name_of(program: str) -> str:

@@ -15,6 +15,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
@@ -31,10 +32,11 @@ from kernel.kernel import Kernel
 from kernel.log import Log
 from kernel.machine import Inline, Machine, VirtualClock
 from kernel.settings import Settings
-from procs.launcher import ExitStatus, LauncherStatistics
+from procs.launcher import ChildProcess, ExitStatus, LauncherStatistics
 from syscalls.capability import ALL, compiled
 from syscalls.errors import ENOENT
 from syscalls.launch import Launch, LaunchKind
+from syscalls.shapes import Quota
 from userland.channel import Channel
 
 Program = Callable[[Channel, Launch], Awaitable[Any]]
@@ -63,6 +65,9 @@ class TaskChild:
             self._status = ExitStatus(128 + signum, f"signal {signal.Signals(signum).name[3:]}")
             self.scope.cancel()
 
+    def limit(self, quota: Quota) -> None:
+        """A task has no limits of its own."""
+
     async def run(self, program: Program, channel: Channel, launch: Launch) -> None:
         """Run the program to its end."""
         try:
@@ -89,7 +94,7 @@ class TaskSpawner:
             task_status.started()
             await trio.sleep_forever()
 
-    async def launch(self, spec: Launch, channel: socket.socket, output_fd: int) -> TaskChild:
+    async def launch(self, spec: Launch, channel: socket.socket, output_fd: int) -> ChildProcess:
         """Start a program."""
         await trio.lowlevel.checkpoint()
         program = self._programs.get(spec.program)
@@ -151,8 +156,8 @@ async def simulated(
     chosen = Settings(data="/nowhere", embedder="local-hash:64", seed=seed, **settings)
     log = Log(clock, chosen.log_lines, None)
     spawner = TaskSpawner(programs)
-    embedder = make_embedder(chosen.embedder, run_dir=None, log=log, clock=clock)
-    llm = make_llm("none", engine="auto", run_dir=None, log=log, clock=clock)
+    embedder = make_embedder(chosen.embedder, run_dir=Path(chosen.data), log=log, clock=clock)
+    llm = make_llm("none", engine="auto", run_dir=Path(chosen.data), log=log, clock=clock)
     machine = Machine(
         clock=clock,
         random=random.Random(seed),

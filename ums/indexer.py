@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     AnyFollower = Follower[LexicalIndex] | Follower[VectorIndex]
 
 PROGRESS = 5.0
+PATIENT_FAILURES = 3
+"""Damages in a row after which an index is left to the workers, who pause ever longer."""
 
 
 class IndexerStatistics(msgspec.Struct, frozen=True):
@@ -125,6 +127,7 @@ class Indexer:
         self._crowded = trio.Event()
         self._damaged = 0
         self._recovering = ""
+        self._told = False
 
     def changed(self, space: int) -> None:
         """A space has new journal entries: index them when there is time."""
@@ -225,10 +228,11 @@ class Indexer:
         while True:
             space = await backlog.take(self._settings.linger)
             async with self.using(space) as pair:
-                if not await self._step(pair, kind):
-                    await trio.sleep(self._settings.retry * 2 ** min(pair.failures, 5))
+                going = await self._step(pair, kind) or await self._rest(pair, kind)
                 if pair.side(kind).position < self._store.last(space):
                     backlog.add(space)
+            if not going:
+                return
 
     async def _step(self, pair: Pair, kind: Kind) -> bool:
         """Apply one page; False when something failed and was logged."""
@@ -244,13 +248,20 @@ class Indexer:
             return False
         return True
 
+    async def _rest(self, pair: Pair, kind: Kind) -> bool:
+        """Wait after a failure, longer each time; False when there is no use in going on."""
+        await trio.sleep(self._settings.retry * 2 ** min(pair.failures, 5))
+        return kind == "lexical" or await self._embedder_ready()
+
     async def _embedder_ready(self) -> bool:
         try:
             await self._embedder.ready()
         except ENODEV:
             return False
         except EIO as error:
-            self._log("error", "indexes", f"nothing is embedded: {error.message}")
+            if not self._told:
+                self._log("error", "indexes", f"nothing is embedded: {error.message}")
+            self._told = True
             return False
         return True
 
@@ -328,9 +339,9 @@ class Indexer:
                     await self.mend(pair, damage)
                 start = side.position
                 behind += start < last
-                while side.position < last:
-                    if not await self._step(pair, kind):
-                        await trio.sleep(self._settings.retry)
+                while side.position < last and pair.failures < PATIENT_FAILURES:
+                    if not (await self._step(pair, kind) or await self._rest(pair, kind)):
+                        return
                     if trio.current_time() - told >= PROGRESS:
                         told = trio.current_time()
                         done = (side.position - start) / max(1, last - start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -38,28 +39,26 @@ class MemoryStatistics(msgspec.Struct, frozen=True):
     recall: RecallStatistics
 
 
+@dataclass(eq=False, repr=False)
 class Memory:
-    """All spaces with their indexes and grants."""
+    """All spaces with their indexes and grants, and what they stand on."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - all that memory stands on
-        self,
-        store: Store,
-        indexes: IndexFactory,
-        embedder: Embedder,
-        clock: Clock,
-        random: Random,
-        offload: Offload,
-        log: Log,
-        settings: MemorySettings | None = None,
-    ) -> None:
-        self._settings = settings or MemorySettings()
-        self._store = store
-        self._embedder = embedder
-        self._log = log
-        self._spaces = Spaces(store, clock, random)
-        self._sharing = Sharing(store, clock)
-        self._indexer = Indexer(store, indexes, embedder, offload, log, self._settings)
-        self._recall = Recall(store, self._indexer, embedder, clock, self._settings)
+    store: Store
+    indexes: IndexFactory
+    embedder: Embedder
+    clock: Clock
+    random: Random
+    offload: Offload
+    log: Log
+    settings: MemorySettings = field(default_factory=MemorySettings)
+
+    def __post_init__(self) -> None:
+        self._spaces = Spaces(self.store, self.clock, self.random)
+        self._sharing = Sharing(self.store, self.clock)
+        self._indexer = Indexer(
+            self.store, self.indexes, self.embedder, self.offload, self.log, self.settings
+        )
+        self._recall = Recall(self.store, self._indexer, self.embedder, self.clock, self.settings)
         self._written = 0
         self._expired = 0
 
@@ -72,13 +71,13 @@ class Memory:
 
     async def _keep_house(self) -> None:
         while True:
-            await trio.sleep(self._settings.housekeeping)
+            await trio.sleep(self.settings.housekeeping)
             try:
                 await self.sweep()
                 await self._spaces.checkpoint()
             except (MachineFault, LoadFault) as error:
                 # Nothing depends on it now: expired records are invisible without it.
-                self._log("warning", "memory", f"housekeeping is put off: {error.message}")
+                self.log("warning", "memory", f"housekeeping is put off: {error.message}")
 
     async def sweep(self) -> None:
         """Erase the records whose time to live is over (they are invisible already)."""
@@ -92,7 +91,7 @@ class Memory:
         try:
             await self._spaces.checkpoint(everything=True)
         except MachineFault as error:
-            self._log("warning", "memory", f"the sums are left to the journal: {error.message}")
+            self.log("warning", "memory", f"the sums are left to the journal: {error.message}")
 
     # --- spaces
 

@@ -28,7 +28,9 @@ class Command(NamedTuple):
 
 
 COMMANDS: tuple[Command, ...] = (
-    Command("boot", "boot", "start the kernel (--detach: in the background)", shell=False, passes=True),
+    Command(
+        "boot", "boot", "start the kernel (--detach: in the background)", shell=False, passes=True
+    ),
     Command("halt", "boot", "end every process and stop the kernel"),
     Command("shell", "interactive", "an interactive shell", shell=False),
     Command("demo", "interactive", "show it all at work, in a fresh directory", shell=False),
@@ -119,9 +121,7 @@ def execute(command: Command, words: list[str], context: Context, prefix: str = 
     """Parse the words after a command and run it. Raises what the command raises."""
     module = importlib.import_module(f"userland.bin.{command.module}")
     function = command.name.replace(" ", "_")
-    parser = Parser(
-        prog=f"{prefix}{command.name}", description=command.summary, allow_abbrev=False
-    )
+    parser = Parser(prog=f"{prefix}{command.name}", description=command.summary, allow_abbrev=False)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     cast("Arguments", getattr(module, f"{function}_arguments"))(parser)
     options, rest = parser.parse_known_args(words)

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from syscalls.calls.proc import ListCall
@@ -81,9 +82,9 @@ class Demonstration:
         self._say("Three agents, each an operating-system process with a memory of its own.")
         self._spawn_agents()
         self._say("They answer messages from what they remember.")
-        answer = self._type(f"send --reply {PATIENCE:g} ada '{{\"ask\": \"{QUESTION}\"}}'")
+        answer = self._type(f'send --reply {PATIENCE:g} ada \'{{"ask": "{QUESTION}"}}\'')
         self._check(LAUNCH in answer, "ada did not find what it had written")
-        answer = self._type(f"send --reply {PATIENCE:g} chen '{{\"ask\": \"代码风格偏好\"}}'")
+        answer = self._type(f'send --reply {PATIENCE:g} chen \'{{"ask": "代码风格偏好"}}\'')
         self._check("喜欢简洁代码风格" in answer, "chen did not find the preference")
         self._say("Nobody reads another's memory, until its owner shares it.")
         answer = self._type(f'run --name lib librarian ada "{QUESTION}"')
@@ -133,16 +134,14 @@ class Demonstration:
             words = " ".join(f'"{text}"' for text in texts)
             self._type(f"spawn --name {name} --space {name}-notes scribe {words}")
         for name, texts in NOTES.items():
-            self._until(
-                lambda name=name, wanted=len(texts): self._written(name) >= wanted,  # type: ignore[misc]
-                f"{name} did not write its notes down",
-            )
+            written = partial(self._has_written, name, len(texts))
+            self._until(written, f"{name} did not write its notes down")
             self._type(f"logs {name}")
 
-    def _written(self, name: str) -> int:
+    def _has_written(self, name: str, notes: int) -> bool:
         assert self._shell is not None
         data: bytes = self._shell.client.proc.output(target=name).data
-        return data.count(b"remembered")
+        return data.count(b"remembered") >= notes
 
     def _list_processes(self) -> list[int]:
         self._type("ps")
@@ -159,9 +158,7 @@ class Demonstration:
         self._screen.line(f"$ kill -9 {kernel}")
         os.kill(kernel, signal.SIGKILL)
         self._kernel.wait(PATIENCE)
-        self._until(
-            lambda: not any(map(alive, pids)), f"agents outlived the kernel: {pids}"
-        )
+        self._until(lambda: not any(map(alive, pids)), f"agents outlived the kernel: {pids}")
         self._screen.line(f"kernel {kernel} is gone, and so are its agents {pids}")
 
     def _gone(self, kernel: "subprocess.Popen[bytes] | None") -> None:

@@ -1,7 +1,7 @@
 """Writes ``stubs.pyi``, the types of the methods in ``stubs.py``, from the syscall table.
 
-    python -m userland.stubgen          write it
-    python -m userland.stubgen --check  exit 1 when it is stale
+python -m userland.stubgen          write it
+python -m userland.stubgen --check  exit 1 when it is stale
 """
 
 import sys
@@ -11,8 +11,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
+from syscalls import shapes
 from syscalls.table import TABLE, Entry
 from userland.stubs import method_name
+
+_NAMED = {kind: name for name, kind in vars(shapes).items() if get_origin(kind) is Literal}
 
 PATH = Path(__file__).with_name("stubs.pyi")
 HEAD = '''# ruff: noqa
@@ -20,7 +23,7 @@ HEAD = '''# ruff: noqa
 
 import builtins
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, Literal
+from typing import Any
 
 '''
 
@@ -37,8 +40,8 @@ class Writer:
         if origin is Annotated:
             return self.type_text(get_args(kind)[0])
         if origin is Literal:
-            words = ", ".join(f'"{one}"' for one in get_args(kind))
-            return f"Literal[{words}]"
+            self.modules.add(shapes.__name__)
+            return f"{shapes.__name__}.{_NAMED[kind]}"
         if origin in (Union, types.UnionType):
             return " | ".join(self.type_text(one) for one in get_args(kind))
         if origin is not None:
@@ -70,7 +73,13 @@ class Writer:
         start = "    async def" if coroutine and not stream else "    def"
         if not parameters:
             return [f"{start} {name}(self) -> {result}: ..."]
-        return [f"{start} {name}(", "        self,", "        *,", *parameters, f"    ) -> {result}: ..."]
+        return [
+            f"{start} {name}(",
+            "        self,",
+            "        *,",
+            *parameters,
+            f"    ) -> {result}: ...",
+        ]
 
 
 def render() -> str:

@@ -3,7 +3,7 @@
 
 import builtins
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import syscalls.calls.ipc
 import syscalls.calls.kv
@@ -32,7 +32,7 @@ class _BlockingProc:
         caps: builtins.list[str] | None = ...,
         quota: syscalls.shapes.Quota | None = ...,
         nice: int = ...,
-        restart: Literal["permanent", "transient", "temporary"] = ...,
+        restart: syscalls.shapes.Restart = ...,
         space: int | str | None = ...,
         cwd: str = ...,
         env: builtins.dict[str, str] = ...,
@@ -67,7 +67,7 @@ class _BlockingProc:
         self,
         *,
         target: int | str,
-        signal: Literal["TERM", "KILL", "INT", "STOP", "CONT", "USR1", "USR2"] = ...,
+        signal: syscalls.shapes.Signal = ...,
         tree: bool = ...,
     ) -> syscalls.table.Empty: ...
     def info(
@@ -169,7 +169,7 @@ class _BlockingMem:
     def write(
         self,
         *,
-        segment: Literal["working", "episodic", "semantic", "procedural"],
+        segment: syscalls.shapes.Segment,
         content: str,
         kind: str = ...,
         key: str = ...,
@@ -180,7 +180,7 @@ class _BlockingMem:
         valid_from: float | None = ...,
         valid_to: float | None = ...,
         sources: builtins.list[str] = ...,
-        taint: Literal["user", "tool", "recalled", "model"] = ...,
+        taint: syscalls.shapes.Taint = ...,
         idempotency: str = ...,
         space: int | str | None = ...,
     ) -> syscalls.calls.mem.Written: ...
@@ -196,7 +196,7 @@ class _BlockingMem:
         rid: str | None = ...,
         key: str | None = ...,
         version: int | None = ...,
-        segment: Literal["working", "episodic", "semantic", "procedural"] | None = ...,
+        segment: syscalls.shapes.Segment | None = ...,
         limit: int = ...,
         before: str | None = ...,
         space: int | str | None = ...,
@@ -205,7 +205,7 @@ class _BlockingMem:
         self,
         *,
         query: str,
-        segments: builtins.list[Literal["working", "episodic", "semantic", "procedural"]] | None = ...,
+        segments: builtins.list[syscalls.shapes.Segment] | None = ...,
         k: int = ...,
         filter: syscalls.shapes.Filter | None = ...,
         as_of: float | None = ...,
@@ -227,7 +227,7 @@ class _BlockingMem:
         valid_from: float | None = ...,
         valid_to: float | None = ...,
         sources: builtins.list[str] | None = ...,
-        taint: Literal["user", "tool", "recalled", "model"] | None = ...,
+        taint: syscalls.shapes.Taint | None = ...,
         expect: int | None = ...,
     ) -> syscalls.calls.mem.Written: ...
     def delete(
@@ -270,7 +270,7 @@ class _BlockingMem:
         self,
         *,
         to: int | str,
-        access: Literal["read", "write"] = ...,
+        access: syscalls.shapes.Access = ...,
         space: int | str | None = ...,
     ) -> syscalls.calls.mem.Granted: ...
     def revoke(
@@ -480,14 +480,14 @@ class _BlockingSys:
     def log(
         self,
         *,
-        level: Literal["debug", "info", "warning", "error"] = ...,
+        level: syscalls.shapes.Level = ...,
         limit: int = ...,
         follow: bool = ...,
     ) -> syscalls.calls.sys.LogEnd: ...
     def log_stream(
         self,
         *,
-        level: Literal["debug", "info", "warning", "error"] = ...,
+        level: syscalls.shapes.Level = ...,
         limit: int = ...,
         follow: bool = ...,
     ) -> Iterator[syscalls.shapes.LogLine]: ...
@@ -528,7 +528,7 @@ class _AsyncProc:
         caps: builtins.list[str] | None = ...,
         quota: syscalls.shapes.Quota | None = ...,
         nice: int = ...,
-        restart: Literal["permanent", "transient", "temporary"] = ...,
+        restart: syscalls.shapes.Restart = ...,
         space: int | str | None = ...,
         cwd: str = ...,
         env: builtins.dict[str, str] = ...,
@@ -563,7 +563,7 @@ class _AsyncProc:
         self,
         *,
         target: int | str,
-        signal: Literal["TERM", "KILL", "INT", "STOP", "CONT", "USR1", "USR2"] = ...,
+        signal: syscalls.shapes.Signal = ...,
         tree: bool = ...,
     ) -> syscalls.table.Empty: ...
     async def info(
@@ -665,7 +665,7 @@ class _AsyncMem:
     async def write(
         self,
         *,
-        segment: Literal["working", "episodic", "semantic", "procedural"],
+        segment: syscalls.shapes.Segment,
         content: str,
         kind: str = ...,
         key: str = ...,
@@ -676,7 +676,7 @@ class _AsyncMem:
         valid_from: float | None = ...,
         valid_to: float | None = ...,
         sources: builtins.list[str] = ...,
-        taint: Literal["user", "tool", "recalled", "model"] = ...,
+        taint: syscalls.shapes.Taint = ...,
         idempotency: str = ...,
         space: int | str | None = ...,
     ) -> syscalls.calls.mem.Written: ...
@@ -692,7 +692,7 @@ class _AsyncMem:
         rid: str | None = ...,
         key: str | None = ...,
         version: int | None = ...,
-        segment: Literal["working", "episodic", "semantic", "procedural"] | None = ...,
+        segment: syscalls.shapes.Segment | None = ...,
         limit: int = ...,
         before: str | None = ...,
         space: int | str | None = ...,
@@ -701,7 +701,7 @@ class _AsyncMem:
         self,
         *,
         query: str,
-        segments: builtins.list[Literal["working", "episodic", "semantic", "procedural"]] | None = ...,
+        segments: builtins.list[syscalls.shapes.Segment] | None = ...,
         k: int = ...,
         filter: syscalls.shapes.Filter | None = ...,
         as_of: float | None = ...,
@@ -723,7 +723,7 @@ class _AsyncMem:
         valid_from: float | None = ...,
         valid_to: float | None = ...,
         sources: builtins.list[str] | None = ...,
-        taint: Literal["user", "tool", "recalled", "model"] | None = ...,
+        taint: syscalls.shapes.Taint | None = ...,
         expect: int | None = ...,
     ) -> syscalls.calls.mem.Written: ...
     async def delete(
@@ -766,7 +766,7 @@ class _AsyncMem:
         self,
         *,
         to: int | str,
-        access: Literal["read", "write"] = ...,
+        access: syscalls.shapes.Access = ...,
         space: int | str | None = ...,
     ) -> syscalls.calls.mem.Granted: ...
     async def revoke(
@@ -976,14 +976,14 @@ class _AsyncSys:
     async def log(
         self,
         *,
-        level: Literal["debug", "info", "warning", "error"] = ...,
+        level: syscalls.shapes.Level = ...,
         limit: int = ...,
         follow: bool = ...,
     ) -> syscalls.calls.sys.LogEnd: ...
     def log_stream(
         self,
         *,
-        level: Literal["debug", "info", "warning", "error"] = ...,
+        level: syscalls.shapes.Level = ...,
         limit: int = ...,
         follow: bool = ...,
     ) -> AsyncIterator[syscalls.shapes.LogLine]: ...

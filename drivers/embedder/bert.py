@@ -69,7 +69,7 @@ def _modules(folder: Path) -> list[dict[str, Any]]:
 
 
 class Bert:
-    """The encoder of one folder. Not thread-safe."""
+    """The encoder of one folder. ``encode`` may run in several threads at once."""
 
     def __init__(self, folder: Path, plan: Plan, device: str) -> None:
         """Load. Raises OSError, KeyError, SafetensorError when the files do not fit."""

@@ -13,7 +13,7 @@ from drivers.supervisor import Host, HostStatistics
 from syscalls.errors import ENODEV
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from drivers.contracts import DriverState
     from syscalls.shapes import ChatMessage
@@ -61,7 +61,7 @@ class HostedLLM:
             self._info = msgspec.msgpack.decode(raw, type=LLMInfo)
         return self._info
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[Piece]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
         """Pieces of text as they come. Closing the iterator aborts the generation.
 
         Raises EINVAL for an empty or over-long prompt, EIO when the host dies.
@@ -116,7 +116,7 @@ class NoLLM:
             hint="attach one with `engram boot --model FOLDER_OR_NAME`, or set `model`",
         )
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[Piece]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
         """Raises ENODEV."""
         await self.ready()
         yield Piece()

@@ -11,18 +11,22 @@ forgets at once what is deleted, and never misses.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from drivers.contracts import IndexStatistics, Located
 from drivers.vectors.log import LogBatch
+from syscalls.errors import EIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from drivers.contracts import Vectors
     from drivers.vectors.log import VectorLog
+
+logger = logging.getLogger(__name__)
 
 COMPACT_ABOVE: Final = 1024
 """Rows in the log below which dead ones are let be."""
@@ -141,7 +145,11 @@ class FlatIndex:
                 self._places[moved] = place
 
     def _compact(self, log: VectorLog) -> None:
-        log.replace(self._snapshot())
+        try:
+            log.replace(self._snapshot())
+        except EIO as error:
+            # The long log is whole and the change is in it: only room is wasted.
+            logger.warning("vectors: could not be compacted: %s", error)
         self._logged = len(self._places)
 
     def _snapshot(self) -> Iterator[LogBatch]:

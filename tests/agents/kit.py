@@ -109,13 +109,6 @@ def children(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def private_bytes(pid: int) -> int:
-    """Memory that is a process's own."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    wanted = ("Private_Dirty", "Private_Clean")
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(wanted))
-
-
 async def gone(*pids: int) -> None:
     """Wait until none of the processes runs."""
     with trio.fail_after(PATIENCE):

@@ -29,7 +29,7 @@ from syscalls.errors import EINVAL, EIO, ENODEV
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from drivers.contracts import Vectors
+    from drivers.contracts import Embedder, Vectors
     from drivers.embedder.local import LocalEmbedder, NoEmbedder
 
     AnyEmbedder = HostedEmbedder | LocalEmbedder | NoEmbedder
@@ -66,6 +66,8 @@ async def running(embedder: AnyEmbedder) -> AsyncIterator[None]:
 )
 async def embedder(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AnyEmbedder]:
     made = make(request.param, tmp_path)
+    contract: Embedder = made
+    assert contract.state in ("starting", "ready")
     async with running(made):
         assert (await made.ready()).dimension == DIMENSIONS[request.param]
         yield made
@@ -81,7 +83,7 @@ async def test_vectors_have_shape_type_and_length_one(embedder: AnyEmbedder) -> 
     vectors = await embedder.embed(["one", "two words", *ODD])
     assert vectors.shape == (2 + len(ODD), info.dimension)
     assert vectors.dtype == numpy.float32
-    assert close(numpy.linalg.norm(vectors, axis=1), numpy.ones(len(vectors)))
+    assert numpy.allclose(numpy.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert (await embedder.embed([])).shape == (0, info.dimension)
 
 
@@ -232,7 +234,7 @@ def half_copied(folder: Path) -> None:
         (lambda folder: folder.mkdir(), "is empty"),
         (lambda folder: (folder.mkdir(), (folder / "readme").touch()), "no weights"),
         (lambda folder: (folder.mkdir(), (folder / "model.safetensors").touch()), "no config"),
-        (lambda folder: half_copied(folder), "cannot be loaded"),
+        (half_copied, "cannot be loaded"),
     ],
 )
 async def test_a_bad_folder_fails_typed_with_a_hint(

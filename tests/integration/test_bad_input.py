@@ -56,7 +56,7 @@ class RawClient:
 
     def replies(self) -> list[wire.Reply]:
         """Everything until the kernel ends the connection."""
-        found = []
+        found: list[wire.Reply] = []
         while True:
             try:
                 data = self.sock.recv(65536)
@@ -230,9 +230,9 @@ def test_a_slow_reader_holds_up_nobody(kernel: RunningKernel, raw: RawClient) ->
 
 def test_a_flood_of_garbage_connections(kernel: RunningKernel) -> None:
     for number in range(100):
-        client = RawClient(kernel)
-        client.send(os.urandom(200 + number))
-        client.sock.close()
+        garbage = RawClient(kernel)
+        garbage.send(os.urandom(200 + number))
+        garbage.sock.close()
     with kernel.client() as client:
         client.sys.clock()
 
@@ -249,8 +249,10 @@ def test_a_full_store_refuses_and_keeps_what_it_acknowledged(tmp_path: Path) -> 
                     written.append(client.mem.write(segment="episodic", content=content).rid)
             assert caught.value.detail["driver"] == "store"
             assert len(written) > 100
-            assert client.mem.read(rid=written[-1]).records[0].content.startswith(
-                f"{len(written) - 1} "
+            assert (
+                client.mem.read(rid=written[-1])
+                .records[0]
+                .content.startswith(f"{len(written) - 1} ")
             )
         kernel.kill()
         kernel.flags = ("--embedder", "none")

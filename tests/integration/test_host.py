@@ -96,7 +96,7 @@ async def test_it_serves_and_stops(tmp_path: Path) -> None:
         assert bench.host.state == "ready"
         assert await bench.call("echo", {"a": [1, "é", b"\0"]}) == {"a": [1, "é", b"\0"]}
         assert bench.host.statistics().pid == pid
-    assert bench.host.state == "stopped"
+    assert bench.host.statistics().state == "stopped"
     assert gone(pid)
     assert (tmp_path / "closed").exists(), "the engine was not asked to close"
     assert list((tmp_path / "run").iterdir()) == [], "a socket was left behind"

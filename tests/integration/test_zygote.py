@@ -19,7 +19,7 @@ from syscalls.errors import EINVAL, EIO, ENOENT, EPERM, EngramError
 from syscalls.launch import Launch
 from syscalls.shapes import Quota, Record
 from syscalls.table import TABLE, Empty
-from tests.agents.kit import Agent, alive, children, gone, launch, launcher, private_bytes
+from tests.agents.kit import Agent, alive, children, gone, launch, launcher
 
 
 def fds(pid: int | str = "self") -> set[str]:
@@ -202,7 +202,10 @@ async def test_an_idle_agent_costs_little_memory() -> None:
         agents = [await launch(made, "idle") for _ in range(50)]
         private = 0
         for agent in agents:
-            private += private_bytes((await agent.heard())["pid"])
+            assert (await agent.heard())["pid"] == agent.child.pid
+        for agent in agents:
+            await agent.channel.send_all(b"?")
+            private += await agent.heard()
         assert private / len(agents) < 6 << 20
         for agent in agents:
             await agent.close()

@@ -12,6 +12,7 @@ from drivers.embedder.local import LocalEmbedder
 from drivers.indexes import MemoryIndexes
 from drivers.store.memory import MemoryStore
 from syscalls.calls.mem import Search, Update
+from syscalls.errors import EIO
 from syscalls.shapes import Level, Note
 from ums.follower import read_page
 from ums.memory import Memory
@@ -284,6 +285,41 @@ async def test_big_indexes_are_closed_when_nobody_uses_them() -> None:
         await world.check(space, 3)
         await world.until_open(0)
         nursery.cancel_scope.cancel()
+
+
+async def test_an_embedder_that_failed_for_good_ends_the_embedding_only(world: World) -> None:
+    space = await world.space(10)
+
+    async def failed() -> Any:
+        await trio.lowlevel.checkpoint()
+        raise EIO("the weights are damaged", driver="embedder")
+
+    world.embedder.ready = failed  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(world.memory.run)
+        await world.memory.write(space, 1, Note("semantic", "zebra99 is number 99"))
+        await world.check(space, 99, ["dense"])
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        nursery.cancel_scope.cancel()
+    assert sum("weights are damaged" in line for line in world.lines) == 1
+
+
+async def test_an_embedder_that_dies_and_comes_back_goes_on(world: World) -> None:
+    space = await world.space(200)
+    embed = world.embedder.embed
+    deaths = 3
+
+    async def mortal(texts: Any, *, background: bool = False) -> Any:
+        nonlocal deaths
+        if background and deaths:
+            deaths -= 1
+            raise EIO("the host died", driver="embedder")
+        return await embed(texts, background=background)
+
+    world.embedder.embed = mortal  # type: ignore[method-assign]
+    await world.settle(space)
+    assert deaths == 0
+    await world.check(space, 150)
 
 
 async def test_a_page_names_each_record_once_as_it_is_now(world: World) -> None:

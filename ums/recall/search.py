@@ -21,6 +21,7 @@ from syscalls.errors import EIO, ENODEV
 from syscalls.shapes import SEGMENTS, Hit, Parts
 from ums import records as form
 from ums.follower import Damaged
+from ums.indexer import PATIENT_FAILURES
 from ums.recall.fuse import Candidate, balance, fuse
 from ums.recall.query import words_of
 from ums.recall.sieve import Sieve
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 WIDEN = 8
 CHUNK = 64
-PATIENT_FAILURES = 3
 
 
 class RecallStatistics(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """echo: answers every message with the same words.
 
-    engram spawn echo --name echo
-    engram send echo "hello"
+engram spawn echo --name echo
+engram send echo "hello"
 """
 
 from userland.agent import Agent

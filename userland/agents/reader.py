@@ -1,6 +1,6 @@
 """reader: recalls from its own space, by meaning.
 
-    engram run --space ada-notes reader "when do we launch?"
+engram run --space ada-notes reader "when do we launch?"
 """
 
 from userland.agent import Agent

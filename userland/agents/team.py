@@ -11,11 +11,8 @@
 Arguments: a question, then files; without files the workers take the texts below.
 """
 
-from pathlib import Path
-
 import trio
 
-from syscalls.shapes import Message
 from userland.agent import Agent, Proc
 
 WORKERS = 3
@@ -41,7 +38,7 @@ async def main(agent: Agent) -> list[str]:
 async def lead(agent: Agent) -> list[str]:
     """Divide the texts among workers, wait for all, and recall what fits the question."""
     question = agent.args[0] if agent.args else "how much does painting the bridge cost?"
-    texts = [Path(name).read_text() for name in agent.args[1:]] or TEXTS
+    texts = [await trio.Path(name).read_text() for name in agent.args[1:]] or TEXTS
     goal = f"work for {agent.apid}"
     workers: list[Proc] = []
     for number in range(WORKERS):
@@ -70,7 +67,7 @@ async def lead(agent: Agent) -> list[str]:
 
 async def work(agent: Agent, leader: int) -> None:
     """Take one task, write each finding into the leader's space, and report."""
-    message: Message = await agent.recv(PATIENCE, sender=leader, type="task")
+    message = await agent.recv(PATIENCE, sender=leader, type="task")
     texts = message.body["texts"]
     for text in texts:
         await agent.remember(text, segment="semantic", space=message.body["space"])

@@ -1,6 +1,6 @@
 """ticker: publishes a number on the topic ``ticks``, again and again.
 
-    engram spawn ticker 0.5 10        ten ticks, half a second apart (default: 1, without end)
+engram spawn ticker 0.5 10        ten ticks, half a second apart (default: 1, without end)
 """
 
 import itertools

@@ -123,7 +123,7 @@ def _landlock() -> Iterator[Finding]:
     if version >= 1:
         yield Finding("landlock", "ok", f"version {version}")
     else:
-        advice = "agents run as this user without a file system sandbox; a Linux with Landlock has it"
+        advice = "agents see this user's files; boot a Linux with Landlock to confine them"
         yield Finding("landlock", "warn", os.strerror(ctypes.get_errno()), advice)
 
 
@@ -180,7 +180,7 @@ def _kernel(data: Path) -> Iterator[Finding]:
 
 def _model(folder: Path) -> Iterator[Finding]:
     checks: list[tuple[str, Callable[[], bool]]] = [
-        ("config.json", lambda: (folder / "config.json").is_file()),
+        ("config.json", (folder / "config.json").is_file),
         ("tokenizer", lambda: any(folder.glob("tokenizer*")) or any(folder.glob("vocab*"))),
         ("weights", lambda: any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))),
     ]

@@ -211,8 +211,10 @@ def mem_list(context: Context, options: argparse.Namespace) -> int:
         found,
         ["rid", "created", "segment", "ver", "kind", "content"],
         [
-            [one.rid, clock(one.created), one.segment, one.version, one.kind or "-"]
-            + [short(one.content)]
+            [
+                *(one.rid, clock(one.created), one.segment, one.version, one.kind or "-"),
+                short(one.content),
+            ]
             for one in found.records
         ],
     )
@@ -231,8 +233,10 @@ def mem_history(context: Context, options: argparse.Namespace) -> int:
         found,
         ["version", "at", "writer", "call", "state", "content"],
         [
-            [one.version, clock(one.at), one.writer, one.call, one.state]
-            + ["(erased)" if one.content is None else short(one.content)]
+            [
+                *(one.version, clock(one.at), one.writer, one.call, one.state),
+                "(erased)" if one.content is None else short(one.content),
+            ]
             for one in found.versions
         ],
     )

@@ -101,7 +101,8 @@ def ps(context: Context, options: argparse.Namespace) -> int:
     """A row for each process; everything about one, if one is named."""
     if options.target is not None:
         one: ProcessInfo = context.client.call(Info(target=reference(options.target)))
-        rows: list[list[object]] = [[name, _cell(getattr(one, name))] for name in one.__struct_fields__]
+        names = one.__struct_fields__
+        rows: list[list[object]] = [[name, _cell(getattr(one, name))] for name in names]
         context.table(one, ["field", "value"], rows)
         return 0
     found = context.client.call(ListCall(all=options.all))
@@ -109,8 +110,9 @@ def ps(context: Context, options: argparse.Namespace) -> int:
     return 0
 
 
-PS_COLUMNS = tuple(
-    ["apid", "name", "state", "kind", "pid", "parent", "space", "calls", "mail", "rss", "started", "program"]
+PS_COLUMNS = (
+    *("apid", "name", "state", "kind", "pid", "parent", "space", "calls", "mail", "rss"),
+    *("started", "program"),
 )
 
 
@@ -183,9 +185,7 @@ def logs_arguments(parser: argparse.ArgumentParser) -> None:
 
 def logs(context: Context, options: argparse.Namespace) -> int:
     """What it wrote to its standard output and error."""
-    call = OutputCall(
-        target=reference(options.target), since=options.since, follow=options.follow
-    )
+    call = OutputCall(target=reference(options.target), since=options.since, follow=options.follow)
     if not options.follow:
         piece = context.client.call(call)
         if context.json:
@@ -204,4 +204,3 @@ def logs(context: Context, options: argparse.Namespace) -> int:
 
 output_arguments = logs_arguments
 output = logs
-

@@ -80,8 +80,10 @@ def sessions(context: Context, options: argparse.Namespace) -> int:
         found,
         ["session", "name", "uid", "pid", "space", "started", "jobs"],
         [
-            [one.session, one.name, one.uid, one.pid, one.space, clock(one.started)]
-            + [" ".join(map(str, one.jobs)) or "-"]
+            [
+                *(one.session, one.name, one.uid, one.pid, one.space, clock(one.started)),
+                " ".join(map(str, one.jobs)) or "-",
+            ]
             for one in found.sessions
         ],
     )
