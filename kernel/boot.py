@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from kernel.machine import Machine
     from procs.zygote import ZygoteProcess
 
+SWITCH = 0.0005
+"""Seconds after which a computing thread must offer the interpreter lock to the loop (the
+default, ten times that, is what every call would wait while an index is fed)."""
 EXIT_CODES = {"caller": 2, "load": 3, "machine": 4, "ours": 5}
 
 
@@ -49,6 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_CODES[error.fault]
     from procs.zygote import start_zygote
 
+    sys.setswitchinterval(SWITCH)
     zygote = start_zygote(settings.runtime, settings.data)
     try:
         trio.run(run, settings, zygote)
@@ -63,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"engram: {error}\n")
         return EXIT_CODES[error.fault]
     finally:
-        zygote.socket.close()
+        zygote.close()
         os.close(lock)
     return 0
 

@@ -14,6 +14,7 @@ from kernel.nurse import Nurse
 from kernel.sessions import Sessions
 from kernel.trace import Trace
 from procs.mailbox import Mailboxes
+from procs.process import Born
 from procs.table import ProcessTable
 from procs.topics import Topics
 from syscalls.calls import ipc
@@ -99,11 +100,13 @@ class Kernel:
             log("warning", "boot", f"apid {lost.apid} was alive when the last kernel ended")
             await kernel.withdraw(lost.apid)
         kernel.init = kernel.processes.create(
-            name="init",
-            kind="init",
-            parent=None,
-            caps=compiled(frozenset({ALL})),
-            quota=kernel.default_quota,
+            None,
+            Born(
+                name="init",
+                kind="init",
+                caps=compiled(frozenset({ALL})),
+                quota=kernel.default_quota,
+            ),
         )
         kernel.processes.started(kernel.init)
         return kernel
@@ -264,6 +267,12 @@ class Kernel:
                 msgspec.to_builtins(embedder.info) or {},
             ),
             DriverInfo("llm", self.settings.model, llm.state, msgspec.to_builtins(llm.info) or {}),
+            DriverInfo(
+                "processes",
+                type(self.machine.spawner).__name__,
+                "ready",
+                {"confinement": self.machine.spawner.statistics().confinement},
+            ),
         ]
 
     def statistics(self) -> dict[str, Any]:

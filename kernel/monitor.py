@@ -48,6 +48,15 @@ def target(kernel: Kernel, caller: Process, ref: int | str | None, capability: s
     )
 
 
+def allow_nice(caller: Process, nice: int) -> None:
+    """Refuse a claim on LLM time above the caller's own, without a grant. Raises EPERM."""
+    if nice < caller.nice and not caller.caps.on("proc.nice"):
+        raise EPERM(
+            f"nice {nice} is a larger claim than the caller's own {caller.nice}",
+            capability="proc.nice",
+        )
+
+
 async def space(
     kernel: Kernel, caller: Process, ref: int | str | None, capability: str, access: Access
 ) -> int:

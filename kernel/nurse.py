@@ -18,6 +18,7 @@ import trio
 from kernel import monitor
 from kernel.connection import Connection
 from kernel.output import OutputRing
+from procs.process import Born
 from procs.signals import deliver
 from syscalls.capability import CapSet, intersect, narrow
 from syscalls.errors import EDQUOT, EINVAL, EPERM, ESRCH
@@ -100,17 +101,20 @@ class Nurse:
             raise ESRCH("the system is shutting down")
         caps = self._caps(parent, call.caps)
         quota = self._quota(parent, call.quota)
+        monitor.allow_nice(parent, call.nice)
         space = await self._space(parent, call)
         process = kernel.processes.create(
-            name=call.name or _name_of(call.program),
-            kind="python",
-            parent=parent,
-            program=call.program,
-            args=call.args,
-            goal=call.goal,
-            caps=caps,
-            quota=quota,
-            nice=max(call.nice, parent.nice) if call.nice < parent.nice else call.nice,
+            parent,
+            Born(
+                name=call.name or _name_of(call.program),
+                kind="python",
+                program=call.program,
+                args=call.args,
+                goal=call.goal,
+                caps=caps,
+                quota=quota,
+                nice=call.nice,
+            ),
         )
         try:
             process.space = space or await kernel.memory.create_space(process.apid)
@@ -173,7 +177,7 @@ class Nurse:
             status, reason, value = ended.status, ended.reason, None
             if declared is not None:
                 value = declared.value
-                if not ended.reason.startswith("signal "):
+                if not ended.signalled:
                     status, reason = declared.status, declared.reason or ended.reason
             await self._kernel.ended(process, status=status, reason=reason, value=value)
             watched.child = None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from kernel.connection import Connection
+from procs.process import Born
 from syscalls.capability import ALL, compiled
 from syscalls.shapes import SessionInfo
 
@@ -113,11 +114,13 @@ class Sessions:
             sock.close()
             return
         process = kernel.processes.create(
-            name=f"session-{peer.pid}",
-            kind="session",
-            parent=kernel.init,
-            caps=compiled(frozenset({ALL})),
-            quota=kernel.default_quota,
+            kernel.init,
+            Born(
+                name=f"session-{peer.pid}",
+                kind="session",
+                caps=compiled(frozenset({ALL})),
+                quota=kernel.default_quota,
+            ),
         )
         process.pid = peer.pid
         kernel.processes.started(process)

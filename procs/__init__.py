@@ -25,9 +25,9 @@ The kernel's main calls ``start_zygote`` before anything else, gives the result 
     table = ProcessTable(store, clock)
     lost = await table.open()                           who was alive when the kernel died
     await nursery.start(table.run)
-    init = table.create(kind="init", parent=None, ...)
+    init = table.create(None, Born(kind="init", ...))
 
-    process = table.create(kind="python", parent=caller, ...)          state NEW
+    process = table.create(caller, Born(kind="python", ...))        state NEW
     store.commit(table.record(process))  beside  launcher.launch(...)
     process.pid, process.kind = child.pid, child.kind; table.started(process)
     status = await child.wait()

@@ -95,12 +95,3 @@ def tasks_of(uid: int) -> int:
                 # only makes the limit wider.
                 count += len(os.listdir(f"/proc/{entry}/task"))
     return count
-
-
-def resident(pid: int) -> int:
-    """Resident bytes of a process; 0 when there is no such process."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as statm:
-            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (FileNotFoundError, ProcessLookupError):
-        return 0

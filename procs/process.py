@@ -13,6 +13,7 @@
 ``TRANSITIONS`` is the one place that says which steps there are.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -79,6 +80,21 @@ class ProcessRecord(msgspec.Struct, omit_defaults=True):
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Born:
+    """What a process is given at its birth; see the fields of ``Process``."""
+
+    name: str
+    kind: ProcKind
+    caps: CapSet
+    quota: Quota
+    program: str = ""
+    args: Sequence[str] = ()
+    goal: str = ""
+    nice: int = 0
+    space: int = 0
+
+
 @dataclass(slots=True, eq=False)
 class Process:
     """A process. The table alone changes ``state``, ``parent``, ``children`` and ``exit``."""
@@ -111,10 +127,8 @@ class Process:
     ending: bool = False
     """Whether it was asked to end and KILL will follow; see ``signals.deliver``."""
 
-    # figures, kept by the trap
     calls: int = 0
-    errors: int = 0
-    inflight: int = 0
+    """Syscalls made so far; the trap counts them."""
 
     @property
     def alive(self) -> bool:
@@ -130,30 +144,6 @@ class Process:
                 apid=self.apid,
             )
         self.state = state
-
-    def info(self, *, mailbox: int = 0, rss: int = 0) -> ProcessInfo:
-        """The process as ``proc.info`` shows it; the caller measures the rest."""
-        return ProcessInfo(
-            apid=self.apid,
-            name=self.name,
-            kind=self.kind,
-            state=self.state,
-            parent=self.parent,
-            session=self.session,
-            pid=self.pid,
-            program=self.program,
-            goal=self.goal,
-            space=self.space,
-            caps=sorted(self.caps.grants),
-            nice=self.nice,
-            created=self.created,
-            calls=self.calls,
-            inflight=self.inflight,
-            mailbox=mailbox,
-            children=list(self.children),
-            rss=rss,
-            exit=self.exit,
-        )
 
     def record(self) -> ProcessRecord:
         """What is kept of it on disk."""

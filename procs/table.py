@@ -6,7 +6,7 @@ that the kernel commits when it suits; so the past is known after a reboot (``hi
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,9 @@ import trio
 from drivers.contracts import Batch, Clock, Store
 from procs.history import REMEMBERED, History
 from procs.numbers import INIT, Numbers
-from procs.process import Process
-from syscalls.capability import CapSet
+from procs.process import Born, Process
 from syscalls.errors import ECONFLICT, EINVAL, ESRCH, ETIME
-from syscalls.shapes import Exit, ProcessInfo, ProcKind, Quota
+from syscalls.shapes import Exit, ProcessInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,20 +79,7 @@ class ProcessTable:
 
     # --- births
 
-    def create(  # noqa: PLR0913 - the fields of a process
-        self,
-        *,
-        name: str,
-        kind: ProcKind,
-        parent: Process | None,
-        caps: CapSet,
-        quota: Quota,
-        program: str = "",
-        args: Iterable[str] = (),
-        goal: str = "",
-        nice: int = 0,
-        space: int = 0,
-    ) -> Process:
+    def create(self, parent: Process | None, born: Born) -> Process:
         """A new process in state NEW; without a parent it is init, APID 1.
 
         Raises ESRCH (the parent has ended), EAGAIN (see ``Numbers.take``).
@@ -103,24 +89,24 @@ class ProcessTable:
         if parent is None and INIT in self._processes:
             raise EINVAL("there is an init already")
         apid = INIT if parent is None else self._numbers.take()
-        own_session = parent is None or kind == "session"
+        own_session = parent is None or born.kind == "session"
         process = Process(
             apid=apid,
-            name=name,
-            kind=kind,
+            name=born.name,
+            kind=born.kind,
             parent=0 if parent is None else parent.apid,
             session=apid if own_session else parent.session if parent else apid,
-            program=program,
-            goal=goal,
-            args=list(args),
-            caps=caps,
-            quota=quota,
-            nice=nice,
+            program=born.program,
+            goal=born.goal,
+            args=list(born.args),
+            caps=born.caps,
+            quota=born.quota,
+            nice=born.nice,
             created=self._clock.now(),
-            space=space,
+            space=born.space,
         )
         self._processes[apid] = process
-        self._named.setdefault(name, {})[apid] = process
+        self._named.setdefault(born.name, {})[apid] = process
         if parent is not None:
             parent.children[apid] = process
         self._created += 1

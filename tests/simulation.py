@@ -33,6 +33,7 @@ from kernel.log import Log
 from kernel.machine import Inline, Machine, VirtualClock
 from kernel.settings import Settings
 from procs.launcher import ChildProcess, ExitStatus, LauncherStatistics
+from procs.process import Born
 from syscalls.capability import ALL, compiled
 from syscalls.errors import ENOENT
 from syscalls.launch import Launch, LaunchKind
@@ -126,11 +127,13 @@ class World:
         """A new session, with every capability unless some are named."""
         kernel = self.kernel
         process = kernel.processes.create(
-            name="shell",
-            kind="session",
-            parent=kernel.init,
-            caps=compiled(frozenset(grants or {ALL})),
-            quota=kernel.default_quota,
+            kernel.init,
+            Born(
+                name="shell",
+                kind="session",
+                caps=compiled(frozenset(grants or {ALL})),
+                quota=kernel.default_quota,
+            ),
         )
         kernel.processes.started(process)
         ours, theirs = socket.socketpair()

@@ -46,7 +46,9 @@ class GroupCommit:
         self._waiting: deque[_Waiter] = deque()
         self._leading = False
         self._idle: trio.Event | None = None
+        self._latest = 0
         self.largest = 0
+        """Most batches that shared a group."""
 
     @property
     def pending(self) -> int:
@@ -88,7 +90,8 @@ class GroupCommit:
                 await self._gather()
                 group = [waiter for waiter in self._waiting if waiter.task is not None]
                 self._waiting.clear()
-                self.largest = max(self.largest, len(group) + 1)
+                self._latest = len(group) + 1
+                self.largest = max(self.largest, self._latest)
                 results = await self._write([batch, *(waiter.batch for waiter in group)])
             except BaseException as error:
                 # Whatever it is, it must reach all of the group, or they wait for ever.
@@ -102,14 +105,15 @@ class GroupCommit:
         return results[0].unwrap()
 
     async def _gather(self) -> None:
-        """Two turns of the loop (a few microseconds each).
+        """A turn of the loop, and another one when the last group was of several.
 
         Callers that the last group woke, the leader among them, come back within one turn
         but in any order: after the second all are here, and share this commit instead of
         every other one.
         """
         await trio.lowlevel.cancel_shielded_checkpoint()
-        await trio.lowlevel.cancel_shielded_checkpoint()
+        if self._latest > 1:
+            await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _hand_over(self) -> None:
         while self._waiting:

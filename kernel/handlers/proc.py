@@ -86,11 +86,7 @@ def list_call(kernel: Kernel, caller: Process, call: proc.ListCall) -> proc.Proc
 def nice(kernel: Kernel, caller: Process, call: proc.NiceCall) -> Empty:
     """Set the claim on LLM time; a claim above the caller's own needs a grant."""
     process = monitor.target(kernel, caller, call.target, "proc.nice")
-    if call.nice < caller.nice and not caller.caps.on("proc.nice"):
-        raise EPERM(
-            f"nice {call.nice} is a larger claim than the caller's own {caller.nice}",
-            capability="proc.nice",
-        )
+    monitor.allow_nice(caller, call.nice)
     process.nice = call.nice
     return Empty()
 

@@ -12,7 +12,7 @@ import trio
 
 from drivers.store.memory import MemoryStore
 from procs.launcher import Launcher
-from procs.process import Process
+from procs.process import Born, Process
 from procs.signals import deliver, terminate
 from procs.table import ProcessTable
 from syscalls.capability import compiled
@@ -203,10 +203,8 @@ class Bench:
     async def process(self, agent: Agent) -> Process:
         await self.table.open()
         caps, quota = compiled(frozenset()), Quota()
-        init = self.table.create(name="init", kind="init", parent=None, caps=caps, quota=quota)
-        process = self.table.create(
-            name="agent", kind="python", parent=init, caps=caps, quota=quota
-        )
+        init = self.table.create(None, Born(name="init", kind="init", caps=caps, quota=quota))
+        process = self.table.create(init, Born(name="agent", kind="python", caps=caps, quota=quota))
         self.table.started(process)
         return process
 

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from drivers.contracts import Batch
 from drivers.store.memory import MemoryStore
 from procs.numbers import BLOCK, Numbers
-from procs.process import TRANSITIONS, IllegalTransition, Process
+from procs.process import TRANSITIONS, Born, IllegalTransition, Process
 from procs.table import ProcessTable
 from syscalls.capability import compiled
 from syscalls.errors import EAGAIN, ECONFLICT, EINVAL, EIO, ESRCH, ETIME
@@ -38,11 +38,11 @@ class Family:
 
     def __init__(self, table: ProcessTable) -> None:
         self.table = table
-        self.init = table.create(name="init", kind="init", parent=None, caps=NOBODY, quota=Quota())
+        self.init = table.create(None, Born(name="init", kind="init", caps=NOBODY, quota=Quota()))
 
     def spawn(self, parent: Process, name: str = "agent") -> Process:
         process = self.table.create(
-            name=name, kind="python", parent=parent, caps=NOBODY, quota=Quota()
+            parent, Born(name=name, kind="python", caps=NOBODY, quota=Quota())
         )
         self.table.started(process)
         return process
@@ -88,7 +88,7 @@ def test_every_state_but_zombie_leads_to_zombie_and_zombie_to_nothing() -> None:
 
 async def test_an_illegal_step_raises_and_changes_nothing(family: Family) -> None:
     process = family.table.create(
-        name="a", kind="python", parent=family.init, caps=NOBODY, quota=Quota()
+        family.init, Born(name="a", kind="python", caps=NOBODY, quota=Quota())
     )
     with pytest.raises(IllegalTransition, match="NEW to STOPPED"):
         process.move("STOPPED")
@@ -172,7 +172,7 @@ async def test_descendants_come_after_their_parents(family: Family) -> None:
 
 async def test_a_session_is_its_own_and_its_childrens(family: Family) -> None:
     session = family.table.create(
-        name="shell", kind="session", parent=family.init, caps=NOBODY, quota=Quota()
+        family.init, Born(name="shell", kind="session", caps=NOBODY, quota=Quota())
     )
     assert session.session == session.apid
     assert family.spawn(session).session == session.apid
@@ -343,7 +343,7 @@ async def test_who_watches_is_told_of_each_end_once(family: Family) -> None:
 
 async def test_a_process_that_could_not_be_started_is_forgotten(family: Family) -> None:
     process = family.table.create(
-        name="ghost", kind="python", parent=family.init, caps=NOBODY, quota=Quota()
+        family.init, Born(name="ghost", kind="python", caps=NOBODY, quota=Quota())
     )
     async with trio.open_nursery() as nursery:
         result = await started(nursery, lambda: family.table.wait(1, process.apid))
