@@ -150,7 +150,7 @@ async def real_machine(
     offload = Threads()
     limit = settings.store_limit
     sizes = {"map_size": limit, "max_map_size": limit} if limit else {}
-    store = await open_store(data / "store", offload=offload, **sizes)
+    store = await open_store(data / "store", **sizes)
     try:
         async with trio.open_nursery() as hosts:
             run_dir = data / "run"
