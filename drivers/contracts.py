@@ -22,6 +22,7 @@ from syscalls.shapes import ChatMessage, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
+
     import numpy
     from numpy.typing import NDArray
 
@@ -107,9 +108,11 @@ class Store(Protocol):
         """Apply ``batch``, durably, and return the sequence numbers of its journal entries.
 
         Batches are applied in the order of the calls. Those that are waiting at the same
-        time share one commit. A cancelled caller's batch may still be applied. Raises
-        Mismatch; EIO with ``detail["driver"] == "store"`` when the disk is full or fails,
-        and then nothing of the batch has happened.
+        time share one commit. A caller that is already cancelled changes nothing; after that
+        the call cannot be cancelled, so that its outcome is always known.
+
+        Raises Mismatch; EIO with ``detail["driver"] == "store"`` when the disk is full or
+        fails, and then nothing of the batch has happened.
         """
 
     def get(self, bucket: Bucket, key: bytes) -> bytes | None:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 SWITCH = 0.0005
 """Seconds after which a computing thread must offer the interpreter lock to the loop (the
 default, ten times that, is what every call would wait while an index is fed)."""
+COLLECT = (20_000, 20, 20)
+"""Thresholds of the garbage collector: a call makes dozens of containers and no cycles."""
 EXIT_CODES = {"caller": 2, "load": 3, "machine": 4, "ours": 5}
 
 
@@ -119,6 +121,7 @@ async def run(settings: Settings, zygote: ZygoteProcess) -> None:
                 nursery.start_soon(_stop_on_signal, signals, kernel)
                 log("info", "kernel", f"serving on {run_dir / 'kernel.sock'} (boot {kernel.boot})")
                 gc.freeze()
+                gc.set_threshold(*COLLECT)
                 await kernel.shutdown.wait()
                 log("info", "kernel", "shutting down")
                 await kernel.stop_processes()
@@ -142,15 +145,14 @@ async def real_machine(
     from drivers.embedder import make_embedder
     from drivers.indexes import DiskIndexes
     from drivers.llm import make_llm
-    from drivers.store.lmdb import open_store
+    from drivers.store.lmdb import MAP_SIZE, MAX_MAP_SIZE, open_store
     from kernel.machine import Machine, Threads
     from procs.launcher import Launcher
 
     data = Path(settings.data)
     offload = Threads()
-    limit = settings.store_limit
-    sizes = {"map_size": limit, "max_map_size": limit} if limit else {}
-    store = await open_store(data / "store", **sizes)
+    limit = settings.store_limit or MAX_MAP_SIZE
+    store = await open_store(data / "store", map_size=min(limit, MAP_SIZE), max_map_size=limit)
     try:
         async with trio.open_nursery() as hosts:
             run_dir = data / "run"

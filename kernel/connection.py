@@ -10,7 +10,7 @@ from it, so a process that does not listen fills its own buffers and not the ker
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import trio
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kernel.kernel import Kernel
     from kernel.trap import Handler
     from procs.process import Process
+    from syscalls.table import Call
 
 RECEIVE = 65536
 TURNS = 64
@@ -34,6 +35,16 @@ OUTBOX = 1 << 20
 """Bytes of unsent replies above which nothing more is read."""
 
 encode = msgspec.msgpack.Encoder().encode
+
+
+class Begun(NamedTuple):
+    """A call that was admitted and is not answered yet."""
+
+    request: wire.Request
+    handler: Handler
+    call: Call
+    scope: trio.CancelScope | None
+    began: float
 
 
 class ConnectionStatistics(msgspec.Struct, frozen=True):
@@ -60,7 +71,8 @@ class Connection:
         self._outbox = bytearray()
         self._flush_wanted = trio.Event()
         self._drained = trio.Event()
-        self._running: dict[int, trio.CancelScope] = {}
+        self._running: dict[int, trio.CancelScope | None] = {}
+        """Calls in flight; those that are over in a moment cannot be cancelled: None."""
         self._waiting = 0
         self._nursery: trio.Nursery | None = None
         self._closing = False
@@ -113,7 +125,8 @@ class Connection:
     def cancel_calls(self) -> None:
         """Cancel every call in flight; each is answered with ECANCELED."""
         for scope in self._running.values():
-            scope.cancel()
+            if scope is not None:
+                scope.cancel()
 
     # --- in
 
@@ -135,8 +148,16 @@ class Connection:
                 return
             self._received += len(data)
             try:
-                for body in self._framer.feed(data):
-                    self._request(wire.decode_request(body), nursery)
+                bodies = self._framer.feed(data)
+                alone = len(bodies) == 1 and not self._running
+                for body in bodies:
+                    begun = self._request(wire.decode_request(body))
+                    if begun is None:
+                        continue
+                    if alone and begun.scope is None:
+                        await self._run(begun)  # nobody else is served by a task of its own
+                    else:
+                        nursery.start_soon(self._run_and_flush, begun)
             except FrameError as error:
                 self._note("warning", f"connection closed by the kernel: {error.message}")
                 self._answer(0, error.number, encode(error.to_value()))
@@ -151,11 +172,12 @@ class Connection:
                 await trio.lowlevel.checkpoint()
         await self._drain(0)
 
-    def _request(self, request: wire.Request, nursery: trio.Nursery) -> None:
+    def _request(self, request: wire.Request) -> Begun | None:
+        """Answer a call that need not wait; else what is left of it to do."""
         kernel, process, seq = self._kernel, self.process, request.seq
         if request.number == wire.CANCEL:
             self._cancel(request)
-            return
+            return None
         began = kernel.clock.monotonic()
         process.calls += 1
         handler: Handler | None = None
@@ -167,7 +189,7 @@ class Connection:
             if handler.kind == "sync":
                 value = encode(handler.run(kernel, process, call))
                 self._finish(request, wire.DONE, value, began)
-                return
+                return None
             if len(self._running) >= self._limit:
                 raise EAGAIN(
                     f"{len(self._running)} calls of process {process.apid} are in flight",
@@ -176,10 +198,10 @@ class Connection:
                 )
         except Exception as error:  # noqa: BLE001 - becomes a typed reply, and a log line if a bug
             self._fail(request, handler, error, began)
-            return
-        scope = trio.CancelScope()
+            return None
+        scope = trio.CancelScope() if handler.waits else None
         self._running[seq] = scope
-        nursery.start_soon(self._run, request, handler, call, scope, began)
+        return Begun(request, handler, call, scope, began)
 
     def _cancel(self, request: wire.Request) -> None:
         try:
@@ -190,32 +212,37 @@ class Connection:
         if scope is not None:
             scope.cancel()
 
-    async def _run(
-        self,
-        request: wire.Request,
-        handler: Handler,
-        call: Any,
-        scope: trio.CancelScope,
-        began: float,
-    ) -> None:
-        kernel, process = self._kernel, self.process
+    async def _run_and_flush(self, begun: Begun) -> None:
+        await self._run(begun)
+        self._flush_wanted.set()
+
+    async def _run(self, begun: Begun) -> None:
+        handler, scope = begun.handler, begun.scope
         self._waiting += handler.waits
+        error: Exception
         try:
-            with scope:
-                if handler.kind == "async":
-                    reply = await handler.run(kernel, process, call)
-                else:
-                    reply = await handler.run(kernel, process, call, self._emitter(request.seq))
-                self._finish(request, wire.DONE, encode(reply), began)
+            if scope is None:
+                await self._answered(begun)
                 return
-            error: Exception = ECANCELED(f"{handler.entry.name} was cancelled")
+            with scope:
+                await self._answered(begun)
+                return
+            error = ECANCELED(f"{handler.entry.name} was cancelled")
         except Exception as raised:  # noqa: BLE001 - becomes a typed reply, and a log line if a bug
             error = raised
         finally:
             self._waiting -= handler.waits
-            del self._running[request.seq]
-            self._flush_wanted.set()
-        self._fail(request, handler, error, began)
+            del self._running[begun.request.seq]
+        self._fail(begun.request, handler, error, begun.began)
+
+    async def _answered(self, begun: Begun) -> None:
+        run = begun.handler.run
+        if begun.handler.kind == "async":
+            reply = await run(self._kernel, self.process, begun.call)
+        else:
+            emit = self._emitter(begun.request.seq)
+            reply = await run(self._kernel, self.process, begun.call, emit)
+        self._finish(begun.request, wire.DONE, encode(reply), begun.began)
 
     # --- out
 
@@ -250,7 +277,6 @@ class Connection:
     ) -> None:
         told: EngramError = trap.as_error(self._kernel, handler.entry if handler else None, error)
         self._finish(request, told.number, encode(told.to_value()), began)
-        self._flush_wanted.set()
 
     def _answer(self, seq: int, code: int, value: bytes) -> None:
         self._outbox += wire.frame([seq, code, msgspec.Raw(value)])

@@ -39,7 +39,8 @@ class Handler(msgspec.Struct, frozen=True):
     run: Callable[..., Any]
     decode: Callable[[Any], Call]
     waits: bool
-    """Whether the caller counts as WAITING while it runs."""
+    """Whether it may wait for long (a message, a process, a model): then the caller counts as
+    WAITING meanwhile, and the call can be cancelled. The others are over in a moment."""
 
 
 class Handlers:

@@ -9,7 +9,8 @@
              = -1  more to come: value is one chunk of a stream
              > 0   an error's number, value is an ErrorValue
 
-Several calls may be in flight on one descriptor and are answered in any order. A body is
+Several calls may be in flight on one descriptor and are answered in any order. A cancelled
+call is answered all the same: with ECANCELED, or with its reply when that was faster. A body is
 at most ``MAX_FRAME`` bytes; a longer one, or one that is not a request, ends the
 connection, because after it the stream cannot be trusted.
 """

@@ -55,7 +55,8 @@ class Backlog:
     """Spaces that wait to be worked on, each once, first come first served."""
 
     def __init__(self) -> None:
-        self._spaces: dict[int, None] = {}
+        self._spaces: dict[int, float] = {}
+        """With the time when they came."""
         self._come = trio.Event()
 
     def __len__(self) -> int:
@@ -63,16 +64,25 @@ class Backlog:
 
     def add(self, space: int) -> None:
         """Put a space at the end, if it is not waiting already."""
-        self._spaces[space] = None
-        self._come.set()
+        if space not in self._spaces:
+            self._spaces[space] = trio.current_time()
+            self._come.set()
 
     async def take(self, linger: float) -> int:
-        """The next space; after a wait, only when others had ``linger`` seconds to come."""
+        """The next space, ``linger`` seconds after it came at the soonest.
+
+        Changes that follow each other closely are then applied together; a search in
+        between does not wait for this but applies what it needs.
+        """
         await trio.lowlevel.checkpoint()
-        while not self._spaces:
-            self._come = trio.Event()
-            await self._come.wait()
-            await trio.sleep(linger)
+        while True:
+            while not self._spaces:
+                self._come = trio.Event()
+                await self._come.wait()
+            due = next(iter(self._spaces.values())) + linger
+            if due <= trio.current_time():
+                break
+            await trio.sleep_until(due)  # another worker may have taken it meanwhile
         space = next(iter(self._spaces))
         del self._spaces[space]
         return space

@@ -50,7 +50,7 @@ class MemorySettings(msgspec.Struct, frozen=True):
     dense_rate: float = 250.0
     lexical_workers: int = 2
     dense_workers: int = 8
-    linger: float = 0.02
+    linger: float = 0.05
     """How long background indexing waits for more changes to come."""
     flush_after: float = 30.0
     """How long an applied change may stay in an index's memory only."""

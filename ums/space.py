@@ -321,12 +321,9 @@ class Space:
         return True
 
     async def _commit(self, batch: Batch, changes: Sequence[Change]) -> None:
-        # Shielded: a cancelled commit may or may not have happened, and then neither the
-        # caller nor the sums would know.
         place: Place = self._tally.begin(changes)
         try:
-            with trio.CancelScope(shield=True):
-                seqs = await self._store.commit(batch)
+            seqs = await self._store.commit(batch)
         except BaseException:
             self._tally.drop(place)
             raise

@@ -71,6 +71,13 @@ class Changes:
     def __bool__(self) -> bool:
         return bool(self.maps or self.entries)
 
+    def small(self, most: int, size: int) -> bool:
+        """Whether it is at most so many changes of so many bytes together."""
+        count = len(self.entries) + sum(len(values) for values in self.maps.values())
+        return count <= most and size >= sum(
+            len(value) for values in self.maps.values() for value in values.values() if value
+        )
+
     def add(self, batch: Batch) -> list[int]:
         """Fold a batch in; the sequence numbers of its journal entries. Raises Mismatch."""
         if batch.expect:

@@ -29,13 +29,13 @@ Write = Callable[["list[Batch]"], Awaitable["list[Result]"]]
 
 
 class _Waiter:
-    """A batch and the task that waits for it; no task once it stopped waiting."""
+    """A batch and the task that waits for it."""
 
     __slots__ = ("batch", "task")
 
     def __init__(self, batch: Batch, task: trio.lowlevel.Task) -> None:
         self.batch = batch
-        self.task: trio.lowlevel.Task | None = task
+        self.task = task
 
 
 class GroupCommit:
@@ -61,15 +61,9 @@ class GroupCommit:
         if not self._leading:
             self._leading = True
             return await self._lead(batch)
-        waiter = _Waiter(batch, trio.lowlevel.current_task())
-        self._waiting.append(waiter)
-
-        def stop_waiting(_: object) -> trio.lowlevel.Abort:
-            # Still queued: it will not be written, unless its turn has already begun.
-            waiter.task = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        result = await trio.lowlevel.wait_task_rescheduled(stop_waiting)
+        self._waiting.append(_Waiter(batch, trio.lowlevel.current_task()))
+        # Once it is queued it is decided: whoever asked must hear whether it happened.
+        result = await trio.lowlevel.wait_task_rescheduled(_keep_waiting)
         if result is None:
             return await self._lead(batch)
         return list(result)
@@ -88,7 +82,7 @@ class GroupCommit:
         with trio.CancelScope(shield=True):
             try:
                 await self._gather()
-                group = [waiter for waiter in self._waiting if waiter.task is not None]
+                group = list(self._waiting)
                 self._waiting.clear()
                 self._latest = len(group) + 1
                 self.largest = max(self.largest, self._latest)
@@ -99,8 +93,7 @@ class GroupCommit:
                 raise
             finally:
                 for waiter, result in zip(group, results[1:], strict=True):
-                    if waiter.task is not None:
-                        trio.lowlevel.reschedule(waiter.task, result)
+                    trio.lowlevel.reschedule(waiter.task, result)
                 self._hand_over()
         return results[0].unwrap()
 
@@ -116,12 +109,14 @@ class GroupCommit:
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _hand_over(self) -> None:
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if waiter.task is not None:
-                trio.lowlevel.reschedule(waiter.task, outcome.Value(None))
-                return
+        if self._waiting:
+            trio.lowlevel.reschedule(self._waiting.popleft().task, outcome.Value(None))
+            return
         self._leading = False
         if self._idle is not None:
             self._idle.set()
             self._idle = None
+
+
+def _keep_waiting(_: object) -> trio.lowlevel.Abort:
+    return trio.lowlevel.Abort.FAILED

@@ -20,6 +20,7 @@ import logging
 import os
 import struct
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 import lmdb
@@ -53,6 +54,13 @@ MAP_SIZE: Final = 1 << 30
 """First size of the map in bytes: address space, neither memory nor disk."""
 MAX_MAP_SIZE: Final = 1 << 44
 """The map doubles up to this."""
+
+QUICK: Final = 0.0006
+"""Seconds; a disk whose recent commits took less is not worth a thread for a small one."""
+SMALL: Final = 16
+"""Puts, deletes and journal entries of a small commit."""
+SMALL_BYTES: Final = 65536
+"""Bytes of its values."""
 
 _DATA: Final = "data.mdb"
 _JOURNAL: Final = b"!journal"
@@ -198,6 +206,8 @@ class LmdbStore(trio.abc.AsyncResource):
         self._max_map_size = max(map_size, max_map_size)
         self._group = GroupCommit(self._write)
         self._closed = False
+        self._pace = 0.01
+        """Seconds of a commit lately, weighted towards the last ones; slow until it is known."""
         self._commits = self._batches = self._mismatches = 0
         self._env = _environment(path, map_size)
         try:
@@ -242,7 +252,7 @@ class LmdbStore(trio.abc.AsyncResource):
         try:
             changes, results = self._fold(batches)
             if changes:
-                await self._write_out(changes)
+                await self._write_out(changes, alone=len(batches) == 1)
                 self._commits += 1
         except (lmdb.Error, OSError) as error:
             log.error("store: a group of %d batches failed: %s", len(batches), error)
@@ -265,9 +275,22 @@ class LmdbStore(trio.abc.AsyncResource):
                     results.append(outcome.Error(error))
         return changes, results
 
-    async def _write_out(self, changes: Changes) -> None:
+    async def _write_out(self, changes: Changes, *, alone: bool) -> None:
+        """Write, here or in the thread.
+
+        On a fast disk a small commit is over before two threads have woken each other, so
+        where nobody else waits and the disk has been fast it is made on the loop.
+        """
+        here = (
+            alone
+            and self._writer is not None
+            and self._pace < QUICK
+            and changes.small(SMALL, SMALL_BYTES)
+        )
         while True:
             try:
+                if here:
+                    return self._transaction(changes)
                 return await self._offload(partial(self._transaction, changes))
             except lmdb.MapFullError:
                 if self._map_size * 2 > self._max_map_size:
@@ -278,7 +301,8 @@ class LmdbStore(trio.abc.AsyncResource):
                 log.info("store: map grown to %d bytes", self._map_size)
 
     def _transaction(self, changes: Changes) -> None:
-        """Write and fsync, in a worker thread; on any error nothing is applied."""
+        """Write and fsync; on any error nothing is applied."""
+        began = perf_counter()
         with self._env.begin(write=True) as txn:
             for bucket, values in changes.maps.items():
                 db = self._buckets[bucket]
@@ -295,6 +319,7 @@ class LmdbStore(trio.abc.AsyncResource):
                 ]
                 txn.cursor(self._entries).putmulti(sorted(entries))
                 txn.put(_SEQ, changes.seq.to_bytes(8, "big"))
+        self._pace += (perf_counter() - began - self._pace) / 8
 
     # --- reading
 

@@ -15,6 +15,8 @@ import pytest
 
 from tests.harness import BOUND, ROOT, RunningKernel, running
 
+PROMPT = r"engram(:\d+)?>"
+
 
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningKernel]:
@@ -121,48 +123,48 @@ def test_jobs_from_a_script(kernel: RunningKernel) -> None:
 
 def test_job_control_at_a_terminal(kernel: RunningKernel) -> None:
     with terminal(kernel) as shell:
-        shell.until("engram> ")
+        shell.until(PROMPT)
         shell.type("run ticker 0.1\r")
         shell.until("tick 2 ")
         shell.type("\x1a")
         shell.until(r"\[1\] \d+ +stopped")
-        shell.until("engram> ")
+        shell.until(PROMPT)
         shell.type("jobs\r")
         shell.until(r"\[1\] \d+ +stopped")
         shell.type("fg\r")
         shell.until(r"tick [3-9] ")
         shell.type("\x03")
         shell.until("signal INT")
-        shell.until("engram> ")
+        shell.until(PROMPT)
         shell.type("jobs\r")
-        shell.until("engram> ")
+        shell.until(PROMPT)
         shell.type("exit\r")
 
 
 def test_a_terminal_shows_tables_and_survives_a_reboot(tmp_path: Path) -> None:
     with running(tmp_path / "data") as kernel, terminal(kernel) as shell:
-        shell.until("engram> ")
+        shell.until(PROMPT)
         shell.type("ps\r")
         shell.until(r"1 +init +READY")
-        shell.until("engram> ")
+        shell.until(PROMPT)
         kernel.kill()
         shell.type("ps\r")
         shell.until("EIO")
-        shell.until("engram> ")
+        shell.until(PROMPT)
         shell.type("ps\r")
         shell.until("ENODEV")
-        shell.until("engram> ")
+        shell.until(PROMPT)
         kernel.reboot()
         shell.type("ps\r")
         shell.until(r"1 +init +READY")
-        shell.until("engram> ")
+        shell.until(PROMPT)
         shell.type("\x04")
     assert (tmp_path / "data" / "shell_history").stat().st_mode & 0o777 == 0o600
 
 
 def test_completion_at_a_terminal(kernel: RunningKernel) -> None:
     with terminal(kernel) as shell:
-        shell.until("engram> ")
+        shell.until(PROMPT)
         shell.type("sess\t\r")
         shell.until(r"session")
         shell.type("exit\r")

@@ -157,24 +157,27 @@ async def test_a_bug_in_the_offload_reaches_every_caller(tmp_path: Path) -> None
         await store.aclose()
 
 
-async def test_cancelled_callers_leave_the_others_alone(tmp_path: Path) -> None:
+async def test_a_queued_batch_is_decided_whoever_cancels(tmp_path: Path) -> None:
     disk = Disk()
     async with await open_store(tmp_path / "s", offload=disk) as store:
         with trio.fail_after(30):
             async with trio.open_nursery() as nursery:
                 disk.gate = trio.Event()
-                leader, second, third, fourth = await call(
-                    nursery, store, put(b"1"), put(b"2"), put(b"3"), put(b"4")
+                leader, second, third = await call(
+                    nursery, store, put(b"1"), put(b"2"), put(b"3", (b"1", None))
                 )
-                leader.scope.cancel()
-                second.scope.cancel()
-                third.scope.cancel()
+                late = Caller(store, put(b"4"))
+                late.scope.cancel()
+                nursery.start_soon(late)
+                for caller in (leader, second, third):
+                    caller.scope.cancel()
                 await trio.testing.wait_all_tasks_blocked()
                 disk.gate.set()
-        assert (second.result, third.result) == (None, None)
-        assert fourth.result == [2]
-        # The leader's write was under way: it is done, and whoever cancelled it may know.
-        assert [key for _, key in store.journal(1, 0, 0)] == [b"1", b"4"]
+        # A caller that was cancelled before it asked has changed nothing; the others know.
+        assert late.result is None
+        assert (leader.result, second.result) == ([1], [2])
+        assert isinstance(third.result, Mismatch)
+        assert [key for _, key in store.journal(1, 0, 0)] == [b"1", b"2"]
 
 
 async def test_closing_finishes_what_is_pending(tmp_path: Path) -> None:

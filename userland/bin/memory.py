@@ -56,7 +56,9 @@ def _fields(parser: argparse.ArgumentParser) -> None:
 
 
 def mem_write(context: Context, options: argparse.Namespace) -> int:
-    """Write a record."""
+    """Write a record. Outside a shell a space of a new name is made; in one, it must exist."""
+    if options.space is not None and context.shell is None:
+        context.space, options.space = options.space, None
     call = mem.Write(
         segment=options.segment,
         content=text_or_stdin(" ".join(options.content)),

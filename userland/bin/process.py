@@ -94,6 +94,7 @@ def how(ended: Exit) -> str:
 def ps_arguments(parser: argparse.ArgumentParser) -> None:
     """Which."""
     parser.add_argument("-a", "--all", action="store_true", help="also those of the past")
+    parser.add_argument("-l", "--long", action="store_true", help="more columns")
     parser.add_argument("target", nargs="?", help="only this one, in full")
 
 
@@ -106,25 +107,24 @@ def ps(context: Context, options: argparse.Namespace) -> int:
         context.table(one, ["field", "value"], rows)
         return 0
     found = context.client.call(ListCall(all=options.all))
-    context.table(found, PS_COLUMNS, [ps_row(one) for one in found.processes])
+    columns = LONG_COLUMNS if options.long else PS_COLUMNS
+    context.table(found, columns, [ps_row(one, long=options.long) for one in found.processes])
     return 0
 
 
-PS_COLUMNS = (
-    *("apid", "name", "state", "kind", "pid", "parent", "space", "calls", "mail", "rss"),
-    *("started", "program"),
-)
+PS_COLUMNS = ("apid", "name", "state", "pid", "parent", "space", "calls", "mail", "rss", "program")
+LONG_COLUMNS = (*PS_COLUMNS[:-1], "kind", "nice", "session", "started", "program")
 
 
-def ps_row(one: ProcessInfo) -> list[object]:
+def ps_row(one: ProcessInfo, *, long: bool = False) -> list[object]:
     """One process as a row."""
     state = one.state if one.exit is None else f"{one.state} ({one.exit.reason})"
     resident = size(one.rss) if one.rss else "-"
-    return [
-        *(one.apid, one.name or "-", short(state, 40), one.kind, one.pid or "-", one.parent or "-"),
-        *(one.space or "-", one.calls, one.mailbox, resident, clock(one.created)),
-        short(one.program or "-", 48),
-    ]
+    row: list[object] = [one.apid, one.name or "-", short(state, 40), one.pid or "-"]
+    row += [one.parent or "-", one.space or "-", one.calls, one.mailbox, resident]
+    if long:
+        row += [one.kind, one.nice, one.session, clock(one.created)]
+    return [*row, short(one.program or "-", 48)]
 
 
 def _cell(value: Any) -> str:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.status import Status
 from rich.table import Table
@@ -44,7 +44,10 @@ class RichScreen:
     def table(self, columns: Sequence[str], rows: Rows) -> None:
         """A table with a heading."""
         self._calm()
-        self.console.print(make_table(columns, rows))
+        table = make_table(columns, rows)
+        # What does not fit is wrapped by the terminal; cut columns would be lost.
+        least = self.console.measure(table).minimum
+        self.console.print(table, width=max(self.console.width, least), crop=False)
 
     def line(self, text: str) -> None:
         """A line of text."""
@@ -87,11 +90,14 @@ class RichScreen:
 
 
 def make_table(columns: Sequence[str], rows: Rows) -> Table:
-    """A rich table; known words of state are coloured, the last column may fold."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    """A rich table; known words of state are coloured, only the last column may fold."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    texts = [[str(cell) for cell in row] for row in rows]
     for index, column in enumerate(columns):
-        table.add_column(Text(column.upper()), overflow="fold", no_wrap=index < len(columns) - 1)
-    for row in rows:
-        cells = [str(cell) for cell in row]
+        last = index == len(columns) - 1
+        widest = max([len(column), *(cell_len(row[index]) for row in texts)])
+        least = len(column) if last else widest
+        table.add_column(Text(column.upper()), overflow="fold", no_wrap=not last, min_width=least)
+    for cells in texts:
         table.add_row(*(Text(cell, style=STYLES.get(cell.split(" ")[0], "")) for cell in cells))
     return table
