@@ -31,7 +31,7 @@ from userland.client import BlockingClient
 INFLIGHT = 64
 WRITES = 20_000
 SINGLES = 1000
-TEXTS = 3000
+TEXTS = 2000
 VERBS = ("likes", "hates", "bought", "sold", "found", "lost", "painted", "wrote", "read", "saw")
 THINGS = [
     "tea",
@@ -53,6 +53,11 @@ def text(number: int) -> str:
     return f"Person {number} {verb} {thing} on day {number * 7 % 365} in town {number % 1013}"
 
 
+def paragraph(number: int) -> str:
+    """Three sentences of 12 words, as a note of a meeting or a day has."""
+    return ". ".join(text(number + step) for step in (0, 5_003, 70_001))
+
+
 def bare_commits(folder: Path, value: bytes, count: int) -> list[float]:
     """Seconds of each durable commit of one write, one after the other."""
     with lmdb.open(str(folder), map_size=1 << 30, max_dbs=2) as env:
@@ -72,20 +77,20 @@ def bare_commits(folder: Path, value: bytes, count: int) -> list[float]:
 async def store_rate(folder: Path, value: bytes) -> float:
     """Batches a second of the store alone, 64 tasks that each wait for their own."""
     store = await open_store(folder, offload=Threads())
-    each = WRITES // INFLIGHT
+    numbers = iter(range(1, WRITES + 1))  # keys follow each other, as record ids do
 
-    async def writer(number: int) -> None:
-        for turn in range(each):
-            key = (number * each + turn).to_bytes(24, "big")
+    async def writer() -> None:
+        for number in numbers:
+            key = number.to_bytes(24, "big")
             await store.commit(Batch(puts=[("records", key, value)], journal=[(1, key)]))
 
     began = time.perf_counter()
     async with trio.open_nursery() as nursery:
-        for number in range(INFLIGHT):
-            nursery.start_soon(writer, number)
+        for _ in range(INFLIGHT):
+            nursery.start_soon(writer)
     taken = time.perf_counter() - began
     await store.aclose()
-    return each * INFLIGHT / taken
+    return WRITES / taken
 
 
 def writes(count: int, start: int = 0) -> Iterator[mem.Write]:
@@ -109,7 +114,7 @@ def kernel_rates(data: Path) -> tuple[float, list[float]]:
 def embedded_rates() -> tuple[float, float]:
     """Texts a second written and indexed by meaning; and of the embedder alone."""
     with kernel() as data, BlockingClient.open(data) as client:
-        texts = [text(n) for n in range(TEXTS)]
+        texts = [paragraph(n) for n in range(TEXTS)]
         client.llm.embed(texts=texts[:64])  # it has loaded
         began = time.perf_counter()
         for at in range(0, TEXTS, 500):

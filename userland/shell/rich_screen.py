@@ -11,8 +11,10 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from userland.screen import Rows
+from userland.screen import PlainScreen, Rows
 
+WIDE = 1000
+"""Columns that are enough for any table."""
 PATIENCE = 0.4
 """Seconds before a spinner appears."""
 
@@ -45,9 +47,11 @@ class RichScreen:
         """A table with a heading."""
         self._calm()
         table = make_table(columns, rows)
-        # What does not fit is wrapped by the terminal; cut columns would be lost.
-        least = self.console.measure(table).minimum
-        self.console.print(table, width=max(self.console.width, least), crop=False)
+        wide = self.console.options.update(width=WIDE)
+        if self.console.measure(table, options=wide).minimum > self.console.width:
+            PlainScreen().table(columns, rows)  # the terminal wraps it; rich would cut columns
+        else:
+            self.console.print(table)
 
     def line(self, text: str) -> None:
         """A line of text."""
