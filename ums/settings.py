@@ -43,7 +43,7 @@ class MemorySettings(msgspec.Struct, frozen=True):
     """Memory of the open indexes together."""
     lexical_page: int = 512
     """Most changes applied at once; between pages a search gets its turn."""
-    dense_page: int = 64
+    dense_page: int = 256
     lexical_rate: float = 2000.0
     """Changes a second that indexing is expected to manage. A search waits for an index
     that would be up to date before its deadline, else it is degraded."""

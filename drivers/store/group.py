@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import outcome
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from drivers.contracts import Batch
 
     Result = outcome.Outcome[list[int]]
+
+ALONE = 30e-6
+"""Seconds after a group of one within which another batch counts as company."""
 
 Write = Callable[["list[Batch]"], Awaitable["list[Result]"]]
 """Makes a group of batches durable; one outcome each. Raises only what fails them all."""
@@ -47,6 +51,7 @@ class GroupCommit:
         self._leading = False
         self._idle: trio.Event | None = None
         self._latest = 0
+        self._ended = 0.0
         self.largest = 0
         """Most batches that shared a group."""
 
@@ -94,16 +99,20 @@ class GroupCommit:
             finally:
                 for waiter, result in zip(group, results[1:], strict=True):
                     trio.lowlevel.reschedule(waiter.task, result)
+                self._ended = perf_counter()
                 self._hand_over()
         return results[0].unwrap()
 
     async def _gather(self) -> None:
-        """A turn of the loop, and another one when the last group was of several.
+        """Let those that come at the same moment join: none, one or two turns of the loop.
 
         Callers that the last group woke, the leader among them, come back within one turn
         but in any order: after the second all are here, and share this commit instead of
-        every other one.
+        every other one. Who comes some time after a group of one has no company, and a turn
+        for nothing would cost him as much as all the rest of it but the disk.
         """
+        if self._latest <= 1 and perf_counter() - self._ended > ALONE:
+            return
         await trio.lowlevel.cancel_shielded_checkpoint()
         if self._latest > 1:
             await trio.lowlevel.cancel_shielded_checkpoint()

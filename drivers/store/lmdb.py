@@ -34,6 +34,7 @@ from drivers.store.changes import (
     FORMAT_KEY,
     MAX_STREAM,
     Changes,
+    Read,
     check,
     check_key,
     journal_key,
@@ -264,15 +265,23 @@ class LmdbStore(trio.abc.AsyncResource):
         return results
 
     def _fold(self, batches: list[Batch]) -> tuple[Changes, list[outcome.Outcome[list[int]]]]:
-        results: list[outcome.Outcome[list[int]]] = []
+        """The net change of the batches, and what came of each."""
+        if not any(batch.expect for batch in batches):  # nothing to look up
+            return self._folded(batches, lambda _bucket, _key: None)
         buckets = self._buckets
         with self._env.begin() as txn:
-            changes = Changes(lambda bucket, key: txn.get(key, db=buckets[bucket]), self._seq)
-            for batch in batches:
-                try:
-                    results.append(outcome.Value(changes.add(batch)))
-                except Mismatch as error:
-                    results.append(outcome.Error(error))
+            return self._folded(batches, lambda bucket, key: txn.get(key, db=buckets[bucket]))
+
+    def _folded(
+        self, batches: list[Batch], read: Read
+    ) -> tuple[Changes, list[outcome.Outcome[list[int]]]]:
+        changes = Changes(read, self._seq)
+        results: list[outcome.Outcome[list[int]]] = []
+        for batch in batches:
+            try:
+                results.append(outcome.Value(changes.add(batch)))
+            except Mismatch as error:
+                results.append(outcome.Error(error))
         return changes, results
 
     async def _write_out(self, changes: Changes, *, alone: bool) -> None:
