@@ -291,9 +291,16 @@ class GenerateRequest(msgspec.Struct, omit_defaults=True):
     stop: list[str] = []
     seed: int | None = None
     schema: dict[str, Any] | None = None
+    """JSON Schema that the text must follow."""
+    grammar: str = ""
+    """Lark grammar (llguidance's dialect) that the text must follow."""
+    special: bool = False
+    """Special tokens written in the prompt are tokens, and those generated are in the text."""
     adapter: str = ""
     owner: int = 0
     """APID: what is cached for one owner is never used for another."""
+    salt: str = ""
+    """In place of ``owner``: what is cached under one salt is used for equal salts only."""
 
 
 class Piece(msgspec.Struct, omit_defaults=True):

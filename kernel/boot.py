@@ -79,6 +79,7 @@ def take_lock(data: Path) -> int:
     try:
         for folder in (data, data / "run"):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.chmod(0o700)
         lock = os.open(data / "kernel.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise EIO(

@@ -378,6 +378,7 @@ class _BlockingLlm:
         *,
         text: str,
         execute: bool = ...,
+        program: builtins.list[syscalls.calls.llm.Planned] | None = ...,
         max_steps: int = ...,
         deadline: float | None = ...,
     ) -> syscalls.calls.llm.Understood: ...
@@ -874,6 +875,7 @@ class _AsyncLlm:
         *,
         text: str,
         execute: bool = ...,
+        program: builtins.list[syscalls.calls.llm.Planned] | None = ...,
         max_steps: int = ...,
         deadline: float | None = ...,
     ) -> syscalls.calls.llm.Understood: ...

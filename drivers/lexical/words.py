@@ -80,6 +80,5 @@ class Words:
         return found
 
     def _stemmed(self, word: str) -> str:
-        if word.isascii() and word.isalpha():
-            word = self._stem(word)
-        return word[:LONGEST]
+        word = word[:LONGEST]  # first: the stemmer's time grows with the length
+        return self._stem(word) if word.isascii() and word.isalpha() else word

@@ -102,9 +102,14 @@ class Understood(Shape, omit_defaults=False):
 
 @syscall(99, "llm.intent", reply=Understood)
 class Intent(Call, kw_only=True):
-    """Turn a person's words into syscalls that the caller may make, and run them as the caller."""
+    """Turn a person's words into syscalls that the caller may make, and run them as the caller.
+
+    Without ``execute`` only the program comes back. ``program`` is such a plan, to be run as it
+    is. Raises ENODEV (no model understands intents), ETIME, EIO; ``detail`` says what was done.
+    """
 
     text: Annotated[str, Meta(min_length=1, max_length=65536)]
     execute: bool = True
+    program: list[Planned] | None = None
     max_steps: Annotated[int, Meta(ge=1, le=64)] = 8
     deadline: Seconds | None = None
