@@ -19,12 +19,18 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import Stemmer  # type: ignore[import-not-found]  # PyStemmer has no types
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 LONGEST: Final = 64
 """Longer words are cut to this many characters (keys, hashes, encoded data)."""
+
+SLICE: Final = 16384
+"""Characters that are cut in one go."""
 
 # Han with its extensions, kana, Hangul; Thai, Lao, Myanmar, Khmer.
 _UNSPACED: Final = (
@@ -52,6 +58,21 @@ def _fold(text: str) -> str:
     return unicodedata.normalize("NFKC", text)
 
 
+def _slices(text: str) -> Iterator[str]:
+    """A long text in pieces, cut at a space where there is one.
+
+    A regular expression keeps the interpreter's lock until it is done; between two pieces
+    other threads (the kernel's loop) get their turn.
+    """
+    start = 0
+    while len(text) - start > SLICE:
+        cut = text.rfind(" ", start + 1, start + SLICE)
+        cut = cut if cut > start else start + SLICE
+        yield text[start:cut]
+        start = cut
+    yield text[start:]
+
+
 class Words:
     """A tokeniser. Not thread-safe (the stemmer keeps a cache): one for each index."""
 
@@ -64,7 +85,12 @@ class Words:
         if "'" in folded or "\u2019" in folded:
             folded = _POSSESSIVE.sub("", folded)
         found: list[str] = []
-        for unspaced, word in _PIECES.findall(folded):
+        for piece in _slices(folded):
+            self._cut(piece, found)
+        return found
+
+    def _cut(self, text: str, found: list[str]) -> None:
+        for unspaced, word in _PIECES.findall(text):
             if unspaced:
                 for index, character in enumerate(unspaced):
                     found.append(character)
@@ -77,7 +103,6 @@ class Words:
                 if len(parts) > 1:
                     found.append(word[:LONGEST])
                 found += [self._stemmed(part) for part in parts]
-        return found
 
     def _stemmed(self, word: str) -> str:
         word = word[:LONGEST]  # first: the stemmer's time grows with the length

@@ -78,3 +78,10 @@ def test_words_do_not_depend_on_their_neighbours(parts: list[str]) -> None:
 @given(st.text(st.characters(min_codepoint=0x4E00, max_codepoint=0x9FFF), min_size=1))
 def test_every_character_of_han_is_a_word(text: str) -> None:
     assert set(text) <= set(Words()(text))
+
+
+def test_a_long_text_is_cut_as_a_short_one_is() -> None:
+    sentence = "the bicycles of 喜欢简洁 bob@example.com were found "
+    once = Words()(sentence)
+    assert Words()(sentence * 1000) == once * 1000
+    assert all(len(word) <= LONGEST for word in Words()("z" * 100_000))
