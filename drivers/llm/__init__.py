@@ -32,6 +32,9 @@ def make_llm(
     if spec in ("", "none"):
         return NoLLM()
 
+    if engine == "auto":
+        engine = "transformers"
+
     from drivers.protocol import EngineSpec
     from drivers.supervisor import Host
 
