@@ -6,7 +6,7 @@ tantivy's (block-max WAND: the fastest there is for this). Beside them: what a p
 query would take, how many of BM25's true best ten ours finds, how fast documents go in, how
 long until one change is visible to a search, and what a small space costs.
 
-tantivy is only needed here: ``pip install tantivy``.
+tantivy is a development dependency; nothing else needs it.
 """
 
 import math
