@@ -236,7 +236,8 @@ class Nurse:
     def _caps(self, parent: Process, wanted: list[str] | None) -> CapSet:
         if wanted is None:
             return intersect(parent.caps, AGENT_CAPS)
-        return narrow(parent.caps, wanted)
+        # Without it the way a process ends could not be told.
+        return narrow(parent.caps, {*wanted, "proc.exit"})
 
     def _quota(self, parent: Process, wanted: Quota | None) -> Quota:
         kernel = self._kernel

@@ -61,7 +61,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("llm generate", "model", "generate text"),
     Command("llm count", "model", "count tokens"),
     Command("llm embed", "model", "embed texts"),
-    Command("intent", "model", "say it in words"),
+    Command("intent", "intent", "say it in words, in English or Chinese"),
     Command("sessions", "system", "the attached shells and clients"),
     Command("info", "system", "version, uptime, drivers"),
     Command("stats", "system", "figures of every part"),
@@ -141,4 +141,24 @@ def closest(word: str, among: Sequence[str]) -> str | None:
     import difflib
 
     found = difflib.get_close_matches(word, among, n=1, cutoff=0.6)
-    return found[0] if found else None
+    return typo(word, among) or (found[0] if found else None)
+
+
+def typo(word: str, among: Sequence[str]) -> str | None:
+    """The word that was probably meant: one slip of the fingers away, two in a long word."""
+    slips, near = min(((_slips(word, known), known) for known in among), default=(99, ""))
+    return near if slips <= (1 if len(word) < 6 else 2) else None
+
+
+def _slips(typed: str, meant: str) -> int:
+    """Letters left out, added, changed, or swapped with their neighbour (Damerau 1964)."""
+    rows = [list(range(len(meant) + 1))]
+    for i, a in enumerate(typed, 1):
+        row = [i]
+        for j, b in enumerate(meant, 1):
+            best = min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (a != b))
+            if i > 1 and j > 1 and (a, typed[i - 2]) == (meant[j - 2], b):
+                best = min(best, rows[-2][j - 2] + 1)
+            row.append(best)
+        rows.append(row)
+    return rows[-1][-1]

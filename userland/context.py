@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from userland.screen import PlainScreen, Rows, Screen, json_line
 
 HOME = "home"
 """The space of `engram mem ...` outside a shell, where each command is a session of its own."""
+YES_VARIABLE = "ENGRAM_YES"
+"""Set to 1: destructive calls of an intent run without being asked about."""
 
 
 class Context:
@@ -33,6 +36,8 @@ class Context:
         self.screen: Screen = screen or PlainScreen()
         self.shell: Any = None
         """The shell that the command was typed in; None outside one."""
+        self.yes = os.environ.get(YES_VARIABLE, "") not in ("", "0")
+        """Whether destructive calls of an intent run without being asked about."""
         self._client = client
         self.name = "engram"
 
@@ -61,6 +66,16 @@ class Context:
     def terminal(self) -> bool:
         """Whether a person looks at the output."""
         return not self.json and sys.stdout.isatty()
+
+    @property
+    def answers(self) -> bool:
+        """Whether a person can be asked something."""
+        return self.terminal and sys.stdin.isatty()
+
+    def busy(self, text: str) -> AbstractContextManager[None]:
+        """Show, where the screen can, that something takes a while."""
+        busy = None if self.json else getattr(self.screen, "busy", None)
+        return nullcontext() if busy is None else busy(text)
 
     # --- results: each command ends in one of these
 

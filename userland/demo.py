@@ -6,6 +6,7 @@ the first one that does not hold ends the demonstration with a failure.
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from syscalls.calls.llm import Intent
 from syscalls.calls.proc import ListCall
+from syscalls.calls.sys import Info
 from syscalls.errors import EngramError
 from userland.bin.boot import alive, running, start_kernel
 from userland.bin.interactive import run_shell
@@ -33,6 +36,19 @@ NOTES = {
     "chen": ["喜欢简洁代码风格", "Chen is on call for the telescope every Thursday."],
 }
 QUESTION = "when can visitors come for the first time?"
+
+INTENTS = [
+    ("remember that the telescope mirror was cleaned in April", "mem.write", "April"),
+    ("what did I say about the mirror?", "mem.search", "was cleaned in April"),
+    ("记住：周四下午有一个班的学生来参观", "mem.write", "学生来参观"),
+    ("list the running processes", "proc.list", "librarian|scribe"),
+    ("tell ben that a school class comes on Thursday", "ipc.send", "to=ben"),
+    ("intent --plan please kill chen", "proc.signal", "target=chen"),
+]
+"""What is said, the call that it must become, and a pattern of what must be shown."""
+
+MIND, MIND_PATIENCE = "nano", 90.0
+"""The driver of the model that understands intents, and seconds for its start."""
 
 
 class Failure(Exception):
@@ -79,6 +95,7 @@ class Demonstration:
         self._say("Boot: one kernel process, storage first; models load behind it.")
         self._boot()
         self._type("ready --timeout 120")
+        self._wake_mind()
         self._say("Three agents, each an operating-system process with a memory of its own.")
         self._spawn_agents()
         self._say("They answer messages from what they remember.")
@@ -90,6 +107,7 @@ class Demonstration:
         answer = self._type(f'run --name lib librarian ada "{QUESTION}"')
         self._check("EPERM" in answer, "the refusal was not shown")
         self._check(f"found '{LAUNCH}'" in answer, "the librarian did not find the record")
+        self._speak()
         self._say("What the processes are, and the calls that they made.")
         pids = self._list_processes()
         answer = self._type("strace -n 6 -e mem.search")
@@ -142,6 +160,33 @@ class Demonstration:
         assert self._shell is not None
         data: bytes = self._shell.client.proc.output(target=name).data
         return data.count(b"remembered") >= notes
+
+    def _wake_mind(self) -> None:
+        """Have the model of intents load while other things are shown."""
+        assert self._shell is not None
+        self._shell.client.post(Intent(text="hello", execute=False, deadline=MIND_PATIENCE))
+
+    def _speak(self) -> None:
+        """Say things in words, where this kernel has a model that understands them."""
+        assert self._shell is not None
+        if self._mind() == "absent":
+            self._say("(No model of intents is installed, so nothing is said in words here.)")
+            return
+        end = time.monotonic() + MIND_PATIENCE
+        while (state := self._mind()) in ("starting", "stopped"):
+            self._check(time.monotonic() < end, f"the model of intents is still {state}")
+            time.sleep(0.05)
+        self._say("In words: a small model of our own turns them into calls, shown before they")
+        self._screen.line("# run. What destroys something would ask first; --plan only shows it.")
+        for line, call, pattern in INTENTS:
+            answer = self._type(line)
+            self._check(f"-> {call}" in answer, f"{line!r} did not become {call}")
+            self._check(re.search(pattern, answer) is not None, f"{line!r} did not show {pattern}")
+
+    def _mind(self) -> str:
+        assert self._shell is not None
+        drivers = self._shell.client.call(Info()).drivers
+        return next((one.state for one in drivers if one.name == MIND), "absent")
 
     def _list_processes(self) -> list[int]:
         self._type("ps")

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import NamedTuple
 
 from syscalls.calls.proc import OutputCall, SignalCall, Wait
-from syscalls.shapes import Exit
+from syscalls.shapes import Exit, Output
 from syscalls.shapes import Signal as SignalName
 from userland.client import BlockingClient
 
@@ -72,12 +72,18 @@ def attend(
         while not stream.done and not keys.stopped:
             piece = stream.poll()
             if piece is not None:
+                write(missing(shown, piece) + piece.data)
                 shown = piece.at + len(piece.data)
-                write(piece.data)
         ended = stream.done
     if not ended:
         return Left(None, shown)
     return Left(client.call(Wait(target=apid)), shown)
+
+
+def missing(shown: int, piece: Output) -> bytes:
+    """A line that says how much output the kernel no longer had; nothing where it had all."""
+    lost = piece.at - shown
+    return f"[{lost} bytes of output lost]\n".encode() if lost > 0 else b""
 
 
 @contextmanager

@@ -238,7 +238,10 @@ def _failed(error: BaseException) -> Ending:
 
 
 async def _say(channel: Channel, ending: Ending) -> None:
-    """Tell the kernel how this ends; a value that cannot be told is left out."""
+    """Tell the kernel how this ends; a value that cannot be told is left out.
+
+    A process without the capability to say it ends by its exit status alone.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     exit_call = ExitCall(status=ending.status, reason=ending.reason, value=ending.value)
@@ -246,6 +249,8 @@ async def _say(channel: Channel, ending: Ending) -> None:
         await channel.call(exit_call)
     except Disconnected:
         os._exit(ORPHANED)
+    except EPERM:
+        return
     except (EINVAL, TypeError, ValueError, OverflowError, RecursionError) as error:
         print(f"the value of main cannot be kept: {error}", file=sys.stderr, flush=True)
         await channel.call(ExitCall(status=ending.status, reason=ending.reason))

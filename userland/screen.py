@@ -32,11 +32,16 @@ class Screen(Protocol):
 
 
 class PlainScreen:
-    """Aligned columns of plain text."""
+    """Aligned columns of plain text.
+
+    A terminal gets no text that could steer it: what a record or a message holds was written
+    by others. A pipe or a file gets every character as it is.
+    """
 
     def __init__(self, out: TextIO | None = None, errors: TextIO | None = None) -> None:
         self._out = out or sys.stdout
         self._errors = errors or sys.stderr
+        self._terminal = self._out.isatty()
 
     def table(self, columns: Sequence[str], rows: Rows) -> None:
         """A table with a heading; the last column is not padded."""
@@ -49,7 +54,7 @@ class PlainScreen:
 
     def line(self, text: str) -> None:
         """A line of text, at once."""
-        self._out.write(text + "\n")
+        self._out.write((lines_visible(text) if self._terminal else text) + "\n")
         self._out.flush()
 
     def raw(self, data: bytes) -> None:
@@ -60,7 +65,7 @@ class PlainScreen:
     def problem(self, text: str) -> None:
         """An error, on the standard error."""
         self._out.flush()
-        self._errors.write(text + "\n")
+        self._errors.write(lines_visible(text) + "\n")
         self._errors.flush()
 
 
@@ -131,6 +136,26 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02}s"
     return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+
+
+def lines_visible(text: str) -> str:
+    """Text of several lines, in which nothing but its lines steers a terminal."""
+    return "\n".join(visible(line) for line in text.split("\n"))
+
+
+def visible(text: str) -> str:
+    """Text on one line with what cannot be seen (escapes, reversed writing) written out."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in HARMLESS else _code(one) for one in text)
+
+
+HARMLESS = "\t\u00a0\u2002\u2003\u200c\u200d\u202f\u3000"
+"""Spaces, and what joins letters and emoji: part of ordinary writing."""
+
+
+def _code(one: str) -> str:
+    return f"\\u{ord(one):04x}" if ord(one) < 0x10000 else f"\\U{ord(one):08x}"
 
 
 def short(text: str, limit: int = 72) -> str:

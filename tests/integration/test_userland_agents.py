@@ -13,7 +13,7 @@ from userland.client import BlockingClient
 
 EVERYTHING = """
 import pytest
-from syscalls.errors import ECONFLICT, ENODEV, ENOENT, ENOSYS, EPERM, ESRCH, ETIME
+from syscalls.errors import ECONFLICT, ENODEV, ENOENT, EPERM, ESRCH, ETIME
 
 async def main(agent):
     assert (agent.name, agent.goal, agent.args) == ("all", "g", ["one", "two"])
@@ -61,7 +61,7 @@ async def main(agent):
     for call in (agent.generate("hi"), anext(agent.stream("hi"))):
         with pytest.raises(ENODEV):
             await call
-    with pytest.raises(ENOSYS):
+    with pytest.raises(ENODEV):
         await agent.intent("do something")
     return {"done": True}
 """
@@ -70,7 +70,8 @@ async def main(agent):
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningKernel]:
     folder = tmp_path_factory.mktemp("agents")
-    with running(folder / "data", "--embedder", "local-hash:128", "--grace", "1") as started:
+    flags = ("--embedder", "local-hash:128", "--grace", "1", "--mind", "none")
+    with running(folder / "data", *flags) as started:
         yield started
 
 
@@ -104,6 +105,31 @@ def test_every_method_of_the_sdk(client: BlockingClient, tmp_path: Path) -> None
     apid = client.proc.spawn(program=program, name="all", goal="g", args=["one", "two"]).apid
     ended, output = finish(client, apid)
     assert (ended.status, ended.value) == (0, {"done": True}), output
+
+
+def test_without_proc_exit_an_agent_ends_by_its_status(
+    client: BlockingClient, tmp_path: Path
+) -> None:
+    program = write(tmp_path, "async def main(agent):\n    raise SystemExit(int(agent.args[0]))\n")
+    for status in (0, 3):
+        apid = client.proc.spawn(program=program, caps=["ipc.*"], args=[str(status)]).apid
+        ended, output = finish(client, apid)
+        assert (ended.status, ended.reason, output) == (status, "exit", "")
+
+
+@pytest.mark.parametrize("program", ["echo", "scribe"])
+def test_an_agent_outlives_who_does_not_wait_for_its_answer(
+    program: str, kernel: RunningKernel, client: BlockingClient
+) -> None:
+    apid = client.proc.spawn(program=program).apid
+    with kernel.client() as other:
+        other.proc.signal(target=apid, signal="STOP")
+        other.ipc.send(to=apid, body={"ask": "anything"})
+    client.proc.signal(target=apid, signal="CONT")
+    until(lambda: b"anything" in client.proc.output(target=apid).data)
+    sent = client.ipc.send(to=apid, body={"ask": "again"})
+    assert client.ipc.recv(sender=apid, reply_to=sent.id, timeout=BOUND).message.sender == apid
+    client.proc.signal(target=apid, signal="KILL")
 
 
 @pytest.mark.parametrize(

@@ -243,6 +243,20 @@ def test_boot_detached_and_halt(tmp_path: Path) -> None:
     assert not alive(pid)
 
 
+def test_a_data_directory_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    done = subprocess.run(
+        command(tmp_path / "data", "boot", "--detach"),
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 4
+    assert done.stderr.startswith("engram: EIO: cannot use the data directory")
+
+
 def test_a_kernel_that_cannot_start_says_why(tmp_path: Path) -> None:
     done = subprocess.run(
         command(tmp_path / "data", "boot", "--detach", "--nosuch-setting"),

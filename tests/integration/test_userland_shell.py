@@ -1,19 +1,15 @@
 """The shell against a real kernel: piped, at a terminal, and several at once."""
 
-import os
-import pty
 import re
-import select
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.harness import BOUND, ROOT, RunningKernel, running
+from tests.terminal import terminal
 
 PROMPT = r"engram(:\d+)?>"
 
@@ -39,48 +35,6 @@ def piped(kernel: RunningKernel, script: str, *words: str) -> "subprocess.Comple
         cwd=ROOT,
         check=False,
     )
-
-
-class Terminal:
-    """A shell on a pseudo-terminal, typed into and read like a person would."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._seen = ""
-
-    def type(self, text: str) -> None:
-        os.write(self._descriptor, text.encode())
-
-    def until(self, pattern: str) -> str:
-        """Read on until the pattern has come since the last one; returns its match."""
-        end = time.monotonic() + BOUND
-        while True:
-            found = re.search(pattern, self._seen)
-            if found is not None:
-                self._seen = self._seen[found.end() :]
-                return found.group()
-            readable, _, _ = select.select([self._descriptor], [], [], 0.5)
-            if readable:
-                data = os.read(self._descriptor, 65536).decode("utf-8", "replace")
-                self._seen += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", data)
-                if "\x1b[6n" in data:  # prompt_toolkit asks where the cursor is
-                    os.write(self._descriptor, b"\x1b[1;1R")
-            assert time.monotonic() < end, f"no {pattern!r} in {self._seen!r}"
-
-
-@contextmanager
-def terminal(kernel: RunningKernel) -> Iterator[Terminal]:
-    pid, descriptor = pty.fork()
-    if pid == 0:
-        os.chdir(ROOT)
-        os.environ["TERM"] = "xterm"
-        os.environ["COLUMNS"] = "200"
-        os.execv(sys.executable, command(kernel))
-    try:
-        yield Terminal(descriptor)
-    finally:
-        os.close(descriptor)  # hangs up
-        os.waitpid(pid, 0)
 
 
 def test_lines_from_a_pipe_run_and_the_last_status_counts(kernel: RunningKernel) -> None:
@@ -111,6 +65,19 @@ def test_each_shell_is_a_session_with_its_own_space(kernel: RunningKernel) -> No
     assert "a public plover" in piped(kernel, "mem search plover\n", "--space", "birds").stdout
 
 
+def test_a_shell_writes_into_a_new_space_and_keeps_its_own(kernel: RunningKernel) -> None:
+    done = piped(
+        kernel,
+        "mem write at home\nmem write --space attic an old lamp\n"
+        "mem write --space attic a chair\nmem list --space attic\nmem list\n"
+        "mem write --space 999999 nowhere\n",
+    )
+    listed = done.stdout.split("CONTENT\n")[1:]
+    assert ("an old lamp" in listed[0], "a chair" in listed[0]) == (True, True), done
+    assert ("at home" in listed[1], "lamp" in listed[1]) == (True, False)
+    assert (done.returncode, "ENOENT" in done.stderr) == (2, True)
+
+
 def test_jobs_from_a_script(kernel: RunningKernel) -> None:
     done = piped(
         kernel,
@@ -122,7 +89,7 @@ def test_jobs_from_a_script(kernel: RunningKernel) -> None:
 
 
 def test_job_control_at_a_terminal(kernel: RunningKernel) -> None:
-    with terminal(kernel) as shell:
+    with terminal(command(kernel)) as shell:
         shell.until(PROMPT)
         shell.type("run ticker 0.1\r")
         shell.until("tick 2 ")
@@ -142,7 +109,7 @@ def test_job_control_at_a_terminal(kernel: RunningKernel) -> None:
 
 
 def test_a_terminal_shows_tables_and_survives_a_reboot(tmp_path: Path) -> None:
-    with running(tmp_path / "data") as kernel, terminal(kernel) as shell:
+    with running(tmp_path / "data") as kernel, terminal(command(kernel)) as shell:
         shell.until(PROMPT)
         shell.type("ps\r")
         shell.until(r"1 +init +READY")
@@ -163,7 +130,7 @@ def test_a_terminal_shows_tables_and_survives_a_reboot(tmp_path: Path) -> None:
 
 
 def test_completion_at_a_terminal(kernel: RunningKernel) -> None:
-    with terminal(kernel) as shell:
+    with terminal(command(kernel)) as shell:
         shell.until(PROMPT)
         shell.type("sess\t\r")
         shell.until(r"session")

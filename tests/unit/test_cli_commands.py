@@ -13,7 +13,16 @@ from syscalls.errors import EAGAIN, EIO, EKERNEL, EPERM
 from userland import cli
 from userland.commands import BY_NAME, COMMANDS, Parser, Usage, closest, find
 from userland.context import reference
-from userland.screen import PlainScreen, duration, error_object, exit_code, json_line, short, size
+from userland.screen import (
+    PlainScreen,
+    duration,
+    error_object,
+    exit_code,
+    json_line,
+    lines_visible,
+    short,
+    size,
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
@@ -106,6 +115,21 @@ def test_a_plain_table_is_aligned() -> None:
     out = io.StringIO()
     PlainScreen(out).table(["a", "long name"], [[1, "x"], [12345, "y"]])
     assert out.getvalue() == "A      LONG NAME\n1      x\n12345  y\n"
+
+
+class Tty(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_is_not_steered_by_what_others_wrote() -> None:
+    wicked = "a\x1b[2Jb\r\u202ec\n第二行\u3000👩\u200d🔬\U000e0041"
+    assert lines_visible(wicked) == (
+        "a\\u001b[2Jb\\u000d\\u202ec\n第二行\u3000👩\u200d🔬\\U000e0041"
+    )
+    for out, shown in ((Tty(), lines_visible(wicked)), (io.StringIO(), wicked)):
+        PlainScreen(out).line(wicked)
+        assert out.getvalue() == shown + "\n"
 
 
 def test_json_shows_bytes_as_text() -> None:

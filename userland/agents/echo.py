@@ -4,6 +4,9 @@ engram spawn echo --name echo
 engram send echo "hello"
 """
 
+from contextlib import suppress
+
+from syscalls.errors import ESRCH
 from userland.agent import Agent
 
 
@@ -11,4 +14,5 @@ async def main(agent: Agent) -> None:
     """Answer until told to end (`engram kill echo`)."""
     async for message in agent.messages():
         agent.print(f"{message.name or message.sender} said {message.body!r}")
-        await agent.reply(message, message.body)
+        with suppress(ESRCH):  # who did not wait for the answer has gone
+            await agent.reply(message, message.body)

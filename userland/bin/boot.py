@@ -59,8 +59,15 @@ def start_kernel(data: Path, settings: list[str]) -> tuple[SystemInfo, "subproce
     Raises EIO with its last words when it ends instead, ETIME when it takes too long.
     """
     run = data / "run"
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    run.mkdir(exist_ok=True, mode=0o700)
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        run.mkdir(exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise EIO(
+            f"cannot use the data directory {data}: {error.strerror}",
+            hint="choose another with --data, or mend its rights",
+            driver="store",
+        ) from error
     command, environment = kernel_command(data, settings)
     with open(run / LOG, "ab") as log:
         said = log.tell()

@@ -175,7 +175,12 @@ def _kernel(data: Path) -> Iterator[Finding]:
         advice = "" if verdict == "ok" else "engram dmesg says more"
         if driver.state == "absent" and driver.name == "llm":
             advice = "attach one: engram boot --model FOLDER"
-        yield Finding(f"driver {driver.name}", verdict, driver.state, advice)
+        if driver.state == "absent" and driver.name == "nano":
+            advice = "no small model of intents: engram boot --model FOLDER --mind model"
+        state: str = driver.state
+        if driver.name == "nano" and state == "stopped":
+            verdict, advice, state = "ok", "", "asleep until the first intent"
+        yield Finding(f"driver {driver.name}", verdict, state, advice)
 
 
 def _model(folder: Path) -> Iterator[Finding]:

@@ -11,10 +11,14 @@ def shell_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", dest="line", help="run this line and end with its status")
     parser.add_argument("-e", dest="stop", action="store_true", help="stop at the first error")
     parser.add_argument("--space", help="the space to work in; default one of its own")
+    parser.add_argument(
+        "-y", "--yes", action="store_true", help="do not ask before an intent destroys something"
+    )
 
 
 def shell(context: Context, options: argparse.Namespace) -> int:
     """At a terminal: prompt. Else run the lines of the standard input."""
+    context.yes = context.yes or options.yes
     return run_shell(context, options.space or context.space, options.line, options.stop)
 
 
@@ -29,7 +33,7 @@ def run_shell(context: Context, space: str | None, line: str | None, stop: bool)
         from userland.shell.rich_screen import RichScreen
 
         screen = RichScreen()
-    made = Shell(context.data, space=space, json=context.json, screen=screen)
+    made = Shell(context.data, space=space, json=context.json, screen=screen, yes=context.yes)
     try:
         made.attach()
         if line is not None:

@@ -10,7 +10,10 @@ import re
 import msgspec
 
 from syscalls.calls import mem
+from syscalls.calls.sys import Session
+from syscalls.errors import ENOENT
 from syscalls.shapes import Filter, Record, SpaceInfo
+from userland.client import BlockingClient
 from userland.context import Context, reference, text_or_stdin
 from userland.screen import clock, short, size
 
@@ -56,7 +59,7 @@ def _fields(parser: argparse.ArgumentParser) -> None:
 
 
 def mem_write(context: Context, options: argparse.Namespace) -> int:
-    """Write a record. Outside a shell a space of a new name is made; in one, it must exist."""
+    """Write a record; a space of a new name is made."""
     if options.space is not None and context.shell is None:
         context.space, options.space = options.space, None
     call = mem.Write(
@@ -71,9 +74,22 @@ def mem_write(context: Context, options: argparse.Namespace) -> int:
         idempotency=options.idempotency,
         space=_space(options),
     )
-    written = context.memory().call(call)
+    written = _written(context, call)
     context.value(written, f"{written.rid} version {written.version}")
     return 0
+
+
+def _written(context: Context, call: mem.Write) -> mem.Written:
+    client = context.memory()
+    try:
+        written: mem.Written = client.call(call)
+    except ENOENT:
+        if not isinstance(call.space, str):
+            raise
+        with BlockingClient.open(context.data) as other:  # this session keeps its own space
+            other.call(Session(name=context.name, space=call.space))
+        written = client.call(call)
+    return written
 
 
 def mem_update_arguments(parser: argparse.ArgumentParser) -> None:
@@ -144,20 +160,25 @@ def mem_search(context: Context, options: argparse.Namespace) -> int:
         deadline=options.deadline,
     )
     found: mem.Hits = context.memory().call(call)
+    show_hits(context, found, explain=options.explain)
+    if found.degraded and not context.json:
+        context.screen.problem(f"without {', '.join(found.degraded)}: see `engram info`")
+    return 0
+
+
+def show_hits(context: Context, found: mem.Hits, *, explain: bool = False, width: int = 72) -> None:
+    """A row a hit, with so many characters of its content."""
     columns = ["score", "rid", "segment", "space", "content"]
     rows: list[list[object]] = [
-        [f"{hit.score:.3f}", hit.rid, hit.segment, hit.provenance.space, short(hit.content)]
+        [f"{hit.score:.3f}", hit.rid, hit.segment, hit.provenance.space, short(hit.content, width)]
         for hit in found.hits
     ]
-    if options.explain:
+    if explain:
         columns.insert(1, "parts")
         for row, hit in zip(rows, found.hits, strict=True):
             parts = msgspec.structs.asdict(hit.parts) if hit.parts else {}
             row.insert(1, " ".join(f"{name} {part:.2f}" for name, part in parts.items() if part))
     context.table(found, columns, rows)
-    if found.degraded and not context.json:
-        context.screen.problem(f"without {', '.join(found.degraded)}: see `engram info`")
-    return 0
 
 
 def mem_read_arguments(parser: argparse.ArgumentParser) -> None:
@@ -208,7 +229,12 @@ def mem_list(context: Context, options: argparse.Namespace) -> int:
     call = mem.Read(
         segment=options.segment, limit=options.limit, before=options.before, space=_space(options)
     )
-    found: mem.Records = context.memory().call(call)
+    show_records(context, context.memory().call(call))
+    return 0
+
+
+def show_records(context: Context, found: mem.Records) -> None:
+    """A row a record."""
     context.table(
         found,
         ["rid", "created", "segment", "ver", "kind", "content"],
@@ -220,7 +246,6 @@ def mem_list(context: Context, options: argparse.Namespace) -> int:
             for one in found.records
         ],
     )
-    return 0
 
 
 def mem_history_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Language models: generate, count, embed, intent."""
+"""Language models: generate, count, embed."""
 
 import argparse
 
@@ -8,7 +8,6 @@ from syscalls.calls import llm
 from syscalls.errors import EINVAL
 from syscalls.shapes import ChatMessage
 from userland.context import Context, text_or_stdin
-from userland.screen import json_line
 
 
 def llm_generate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,27 +87,4 @@ def llm_embed(context: Context, options: argparse.Namespace) -> int:
         for text, vector in zip(options.texts, found.vectors, strict=True)
     ]
     context.table(found, ["similarity", f"{found.model}, {found.dimension} dimensions"], rows)
-    return 0
-
-
-def intent_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words."""
-    parser.add_argument("--dry-run", action="store_true", help="show the program, run nothing")
-    parser.add_argument("--deadline", type=float, metavar="S")
-    parser.add_argument("words", nargs="+")
-
-
-def intent(context: Context, options: argparse.Namespace) -> int:
-    """Have the kernel understand a person's words and act on them."""
-    call = llm.Intent(
-        text=" ".join(options.words), execute=not options.dry_run, deadline=options.deadline
-    )
-    understood: llm.Understood = context.client.call(call)
-    if context.json:
-        context.value(understood)
-        return 0
-    for step in understood.program:
-        context.screen.line(f"{step.call} {json_line(step.args)}")
-    if understood.reply:
-        context.screen.line(understood.reply)
     return 0

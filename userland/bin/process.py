@@ -3,10 +3,10 @@
 import argparse
 from typing import Any
 
-from syscalls.calls.proc import Info, ListCall, OutputCall, SignalCall, Spawn, Wait
+from syscalls.calls.proc import Info, ListCall, OutputCall, Processes, SignalCall, Spawn, Wait
 from syscalls.shapes import Exit, ProcessInfo, Quota
 from userland.context import Context, here, reference
-from userland.foreground import attend
+from userland.foreground import attend, missing
 from userland.screen import clock, short, size
 
 SIGNALS = ("TERM", "KILL", "INT", "STOP", "CONT", "USR1", "USR2")
@@ -101,15 +101,24 @@ def ps_arguments(parser: argparse.ArgumentParser) -> None:
 def ps(context: Context, options: argparse.Namespace) -> int:
     """A row for each process; everything about one, if one is named."""
     if options.target is not None:
-        one: ProcessInfo = context.client.call(Info(target=reference(options.target)))
-        names = one.__struct_fields__
-        rows: list[list[object]] = [[name, _cell(getattr(one, name))] for name in names]
-        context.table(one, ["field", "value"], rows)
+        show_process(context, context.client.call(Info(target=reference(options.target))))
         return 0
     found = context.client.call(ListCall(all=options.all))
-    columns = LONG_COLUMNS if options.long else PS_COLUMNS
-    context.table(found, columns, [ps_row(one, long=options.long) for one in found.processes])
+    show_processes(context, found, long=options.long)
     return 0
+
+
+def show_process(context: Context, one: ProcessInfo) -> None:
+    """Everything about one process."""
+    names = one.__struct_fields__
+    rows: list[list[object]] = [[name, _cell(getattr(one, name))] for name in names]
+    context.table(one, ["field", "value"], rows)
+
+
+def show_processes(context: Context, found: Processes, *, long: bool = False) -> None:
+    """A row a process."""
+    columns = LONG_COLUMNS if long else PS_COLUMNS
+    context.table(found, columns, [ps_row(one, long=long) for one in found.processes])
 
 
 PS_COLUMNS = ("apid", "name", "state", "pid", "parent", "space", "calls", "mail", "rss", "program")
@@ -193,12 +202,14 @@ def logs(context: Context, options: argparse.Namespace) -> int:
         elif piece.data:
             context.screen.raw(piece.data if piece.data.endswith(b"\n") else piece.data + b"\n")
         return 0
+    shown = options.since
     with context.client.stream(call) as stream:
         for piece in stream:
             if context.json:
                 context.value(piece)
             else:
-                context.screen.raw(piece.data)
+                context.screen.raw(missing(shown, piece) + piece.data)
+            shown = piece.at + len(piece.data)
     return 0
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from syscalls.calls.sys import Info, SessionsCall, StatsCall, SystemInfo
+from syscalls.calls.sys import Info, SessionsCall, Stats, StatsCall, SystemInfo
 from syscalls.errors import EINVAL, EIO, ETIME
 from syscalls.shapes import DriverInfo
 from syscalls.table import TABLE
@@ -25,6 +25,12 @@ def info(context: Context, options: argparse.Namespace) -> int:
     if context.json:
         context.value(found)
         return 0
+    show_info(context, found)
+    return 0
+
+
+def show_info(context: Context, found: SystemInfo) -> None:
+    """The system, and a row a driver."""
     context.screen.line(
         f"EngramOS {found.version}, pid {found.pid}, boot {found.boot}, "
         f"up {duration(found.uptime)}, {found.processes} processes, "
@@ -34,7 +40,6 @@ def info(context: Context, options: argparse.Namespace) -> int:
         ["driver", "kind", "state", "detail"],
         [[one.name, one.kind, one.state, details(one)] for one in found.drivers],
     )
-    return 0
 
 
 def details(driver: DriverInfo) -> str:
@@ -54,8 +59,13 @@ def stats(context: Context, options: argparse.Namespace) -> int:
         if options.part not in tree:
             raise EINVAL(f"no part {options.part!r}", hint="one of: " + ", ".join(sorted(tree)))
         tree = {options.part: tree[options.part]}
-    context.table({"stats": tree}, ["figure", "value"], _flat(tree, ""))
+    show_stats(context, Stats(tree))
     return 0
+
+
+def show_stats(context: Context, found: Stats) -> None:
+    """A row a figure."""
+    context.table(found, ["figure", "value"], _flat(found.stats, ""))
 
 
 def _flat(tree: dict[str, Any], prefix: str) -> list[list[object]]:

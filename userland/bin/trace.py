@@ -33,10 +33,39 @@ def strace(context: Context, options: argparse.Namespace) -> int:
         for line in found.lines:
             context.screen.line(trace_text(line, WIDE if options.long else NARROW))
         return 0
+    gaps = Gaps(context, counted=options.target is None and options.call is None)
     with context.client.stream(call) as stream:
         for line in stream:
+            gaps.before(line.seq)
             context.value(line, trace_text(line, WIDE if options.long else NARROW))
+        gaps.report(stream.reply.lost)
     return 0
+
+
+class Gaps:
+    """Says how many lines a reader lost by being slow.
+
+    Where every line is wanted (``counted``) a gap in their numbers tells at once; where some
+    are left out on purpose only the kernel knows, and says so when the stream ends.
+    """
+
+    def __init__(self, context: Context, *, counted: bool) -> None:
+        self._context = context
+        self._counted = counted
+        self._next = 0
+        self._lost = 0
+
+    def before(self, seq: int) -> None:
+        """A line of this number came."""
+        if self._counted and self._next and seq > self._next:
+            self.report(self._lost + seq - self._next)
+        self._next = seq + 1
+
+    def report(self, lost: int) -> None:
+        """So many were lost in all; what was said before is not said again."""
+        if lost > self._lost:
+            self._context.value({"lost": lost - self._lost}, f"[{lost - self._lost} lines lost]")
+            self._lost = lost
 
 
 NARROW, WIDE = 72, 4096
@@ -67,9 +96,12 @@ def dmesg(context: Context, options: argparse.Namespace) -> int:
         for line in found.lines:
             context.screen.line(log_text(line))
         return 0
+    gaps = Gaps(context, counted=options.level in (None, "debug"))
     with context.client.stream(call) as stream:
         for line in stream:
+            gaps.before(line.seq)
             context.value(line, log_text(line))
+        gaps.report(stream.reply.lost)
     return 0
 
 

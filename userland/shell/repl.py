@@ -65,7 +65,7 @@ def greet(shell: Shell) -> None:
     found: SystemInfo = shell.client.call(Info())
     shell.screen.line(
         f"EngramOS {found.version} on {found.data}: session {session.session}, "
-        f"{found.processes} processes. `help` lists the commands."
+        f"{found.processes} processes. `help` lists the commands; other lines are intents."
     )
     starting = [driver.name for driver in found.drivers if driver.state == "starting"]
     if starting:

@@ -11,7 +11,7 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from userland.screen import PlainScreen, Rows
+from userland.screen import PlainScreen, Rows, lines_visible, visible
 
 WIDE = 1000
 """Columns that are enough for any table."""
@@ -56,7 +56,7 @@ class RichScreen:
     def line(self, text: str) -> None:
         """A line of text."""
         self._calm()
-        self.console.print(Text(text), soft_wrap=True)
+        self.console.print(Text(lines_visible(text)), soft_wrap=True)
 
     def raw(self, data: bytes) -> None:
         """Bytes as a process wrote them."""
@@ -67,7 +67,7 @@ class RichScreen:
     def problem(self, text: str) -> None:
         """An error, in red."""
         self._calm()
-        self._errors.print(Text(text, style="red"), soft_wrap=True)
+        self._errors.print(Text(lines_visible(text), style="red"), soft_wrap=True)
 
     @contextmanager
     def busy(self, text: str) -> Iterator[None]:
@@ -96,7 +96,7 @@ class RichScreen:
 def make_table(columns: Sequence[str], rows: Rows) -> Table:
     """A rich table; known words of state are coloured, only the last column may fold."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    texts = [[str(cell) for cell in row] for row in rows]
+    texts = [[visible(str(cell)) for cell in row] for row in rows]
     for index, column in enumerate(columns):
         last = index == len(columns) - 1
         widest = max([len(column), *(cell_len(row[index]) for row in texts)])

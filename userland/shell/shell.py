@@ -1,21 +1,32 @@
 """The shell: takes lines and runs them. What draws a prompt and completes is ``repl.py``."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 from syscalls.calls.sys import Session
-from syscalls.errors import EINVAL, ENOENT, ENOSYS, EngramError
+from syscalls.errors import EINVAL, ENODEV, ENOENT, ENOSYS, ESRCH, EngramError
 from syscalls.shapes import SessionInfo
 from userland.bin.process import STOPPED, how
 from userland.client import BlockingClient
-from userland.commands import BY_NAME, COMMANDS, HelpShown, Usage, closest, execute, find
+from userland.commands import (
+    BY_NAME,
+    COMMANDS,
+    HelpShown,
+    Usage,
+    closest,
+    execute,
+    find,
+    typo,
+)
 from userland.context import Context, reference
 from userland.foreground import attend
+from userland.intent import Words, follow
 from userland.place import Disconnected, NotRunning
 from userland.screen import PlainScreen, Screen, error_object, exit_code, json_line
 from userland.shell.jobs import Job, Jobs
@@ -44,7 +55,9 @@ class Shell:
         space: str | None = None,
         json: bool = False,
         screen: Screen | None = None,
+        yes: bool = False,
     ) -> None:
+        """``yes``: do not ask before a destructive call of an intent."""
         self.screen: Screen = screen or PlainScreen()
         self.jobs = Jobs()
         self.session: SessionInfo | None = None
@@ -53,6 +66,7 @@ class Shell:
         self._last = 0
         self._context = Context(data, json=json, screen=self.screen)
         self._context.shell = self
+        self._context.yes = self._context.yes or yes
 
     @property
     def data(self) -> Path:
@@ -113,6 +127,21 @@ class Shell:
         if not line or line.startswith("#"):
             return self._last
         self._line = line
+        said = SAID.fullmatch(line)
+        if said is not None:
+            return execute(BY_NAME["intent"], [*said[1].split(), "--", said[2]], self._context)
+        typed = line.split()
+        if typed[0].rstrip("&") not in KNOWN:
+            return self._intent(line, typed)
+        try:
+            return self._command(line)
+        except (ENOENT, ESRCH, Usage) as error:
+            if len(typed) > 2 and not any(word.startswith("-") for word in typed):
+                words = f"if it is no command but words: intent {line}"
+                error.hint = f"{error.hint}; {words}" if error.hint else words
+            raise
+
+    def _command(self, line: str) -> int:
         words = _split(line)
         builtin = BUILTINS.get(words[0])
         if builtin is not None:
@@ -121,7 +150,7 @@ class Shell:
         words = _background(words)
         found = find(words)
         if found is None:
-            return self._intent(line, words)
+            raise Usage(f"there is no command {words[0]!r}", hint="help lists the commands")
         command, rest = found
         if not command.shell:
             raise EINVAL(f"{command.name} is not for the shell", hint=f"engram {command.name}")
@@ -129,14 +158,23 @@ class Shell:
             return execute(command, rest, self._context)
 
     def _intent(self, line: str, words: list[str]) -> int:
-        """A line that is no command: the kernel may understand it."""
+        """A line that is no command: words that the kernel may understand."""
+        meant = typo(words[0], KNOWN)
+        if meant and (len(words) == 1 or any(word.startswith("-") for word in words)):
+            raise Usage(
+                f"there is no command {words[0]!r}",
+                hint=f"did you mean {meant!r}? If not: intent {line}",
+            )
+        self.attach()
         try:
-            return execute(BY_NAME["intent"], ["--", *words], self._context)
-        except ENOSYS as error:
-            near = closest(words[0], [*BY_NAME, *BUILTINS])
-            raise ENOSYS(
-                f"{words[0]!r} is no command, and this kernel does not understand words yet",
-                hint=f"did you mean {near!r}?" if near else "help lists the commands",
+            return follow(self._context, Words(line))
+        except (ENODEV, ENOSYS) as error:
+            near = closest(words[0], KNOWN)
+            guess = f"did you mean the command {near!r}?" if near else "help lists the commands"
+            raise type(error)(
+                f"{words[0]!r} is no command, and {error.message}",
+                hint=f"{guess} {error.hint}".strip(),
+                **error.detail,
             ) from error
 
     def _show(self, error: EngramError) -> int:
@@ -151,9 +189,8 @@ class Shell:
         self.close()
         self.jobs.clear()
 
-    def _busy(self, name: str) -> "nullcontext[None]":
-        busy = getattr(self.screen, "busy", None)
-        return busy(name) if busy is not None and name in SLOW else nullcontext()
+    def _busy(self, name: str) -> AbstractContextManager[None]:
+        return self._context.busy(name) if name in SLOW else nullcontext()
 
     # --- jobs
 
@@ -208,7 +245,7 @@ def _background(words: list[str]) -> list[str]:
     return ["run", *(rest if "-d" in rest else ["-d", *rest])]
 
 
-SLOW = {"mem search", "llm count", "llm embed", "intent", "halt"}
+SLOW = {"mem search", "llm count", "llm embed", "halt"}
 """Commands that may take a while without showing anything."""
 
 
@@ -229,6 +266,7 @@ def _help(shell: Shell, words: list[str]) -> int:
     rows += [[name, builtin.summary] for name, builtin in BUILTINS.items()]
     shell.screen.table(["command", "what it does"], rows)
     shell.screen.line("Ctrl-C interrupts, Ctrl-Z stops, `run x &` starts in the background.")
+    shell.screen.line("Anything else is an intent: say it in words, in English or Chinese.")
     return 0
 
 
@@ -291,5 +329,11 @@ BUILTINS: dict[str, Builtin] = {
     "exit": Builtin("leave (also Ctrl-D); jobs go on", _exit),
     "quit": Builtin("the same as exit", _exit),
 }
+
+SAID = re.compile(r"intent((?:\s+(?:--plan|--yes|-y|--json))*)\s+([^-\s].*)")
+"""Words after ``intent``: taken as they stand, because their quotation marks mean something."""
+
+KNOWN = sorted({*(name.split()[0] for name in BY_NAME), *BUILTINS})
+"""What a command line can begin with; a line that begins otherwise is an intent."""
 
 __all__ = ["BUILTINS", "INTERRUPTED", "Leave", "NotRunning", "Shell"]
