@@ -301,6 +301,8 @@ class GenerateRequest(msgspec.Struct, omit_defaults=True):
     """APID: what is cached for one owner is never used for another."""
     salt: str = ""
     """In place of ``owner``: what is cached under one salt is used for equal salts only."""
+    pace: float = 0.0
+    """Seconds between two pieces, at least: who waits for the whole wants few."""
 
 
 class Piece(msgspec.Struct, omit_defaults=True):
@@ -319,6 +321,8 @@ class LLMInfo(msgspec.Struct, frozen=True):
     context: int
     """Most tokens of prompt and completion together."""
     fingerprint: str = ""
+    why: str = ""
+    """Why this engine, where ``auto`` chose it."""
 
 
 class LLM(Protocol):

@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from drivers.contracts import Clock
+    from drivers.llm.hosted import NoLLM
     from kernel.kernel import Kernel
     from kernel.log import Log
     from kernel.machine import Machine
+    from kernel.mind.seats import Sleeper
     from procs.zygote import ZygoteProcess
 
 SWITCH = 0.0005
@@ -40,6 +42,8 @@ SWITCH = 0.0005
 default, ten times that, is what every call would wait while an index is fed)."""
 COLLECT = (20_000, 20, 20)
 """Thresholds of the garbage collector: a call makes dozens of containers and no cycles."""
+KEY = "ENGRAM_API_KEY"
+"""Environment variable with the key for a model on a server."""
 EXIT_CODES = {"caller": 2, "load": 3, "machine": 4, "ours": 5}
 
 
@@ -54,10 +58,11 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_CODES[error.fault]
     from procs.zygote import start_zygote
 
+    key = os.environ.pop(KEY, "")  # before the zygote: no agent is to have it
     sys.setswitchinterval(SWITCH)
     zygote = start_zygote(settings.runtime, settings.data)
     try:
-        trio.run(run, settings, zygote)
+        trio.run(run, settings, zygote, key)
     except BaseExceptionGroup as group:
         expected, others = group.split(EngramError)
         if others is not None or expected is None:
@@ -101,7 +106,7 @@ def take_lock(data: Path) -> int:
     return lock
 
 
-async def run(settings: Settings, zygote: ZygoteProcess) -> None:
+async def run(settings: Settings, zygote: ZygoteProcess, key: str = "") -> None:
     """Boot a kernel on the real machine, serve until told to stop, stop in order."""
     from kernel.log import Log
     from kernel.machine import SystemClock
@@ -112,7 +117,7 @@ async def run(settings: Settings, zygote: ZygoteProcess) -> None:
     run_dir = Path(settings.data) / "run"
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with (
-            real_machine(settings, zygote, clock, log) as machine,
+            real_machine(settings, zygote, clock, log, key) as machine,
             booted(settings, machine, log) as kernel,
         ):
             listener = listen(run_dir)
@@ -140,9 +145,12 @@ async def _stop_on_signal(signals: AsyncIterator[int], kernel: Kernel) -> None:
 
 @asynccontextmanager
 async def real_machine(
-    settings: Settings, zygote: ZygoteProcess, clock: Clock, log: Log
+    settings: Settings, zygote: ZygoteProcess, clock: Clock, log: Log, key: str = ""
 ) -> AsyncIterator[Machine]:
-    """The drivers of a real machine, running; stopped in reverse order at the end."""
+    """The drivers of a real machine, running; stopped in reverse order at the end.
+
+    ``key`` is for the server that has the model, where one has.
+    """
     from drivers.embedder import make_embedder
     from drivers.indexes import DiskIndexes
     from drivers.llm import make_llm
@@ -159,11 +167,18 @@ async def real_machine(
             run_dir = data / "run"
             embedder = make_embedder(settings.embedder, run_dir=run_dir, log=log, clock=clock)
             llm = make_llm(
-                settings.model, engine=settings.engine, run_dir=run_dir, log=log, clock=clock
+                settings.model,
+                engine=settings.engine,
+                run_dir=run_dir,
+                log=log,
+                clock=clock,
+                options={"key": key},
             )
+            nano = make_nano(settings, log, clock)
             spawner = Launcher(zygote, settings.runtime, settings.data)
             await hosts.start(embedder.run)
             await hosts.start(llm.run)
+            await hosts.start(nano.run)
             await hosts.start(spawner.run)
             yield Machine(
                 clock=clock,
@@ -174,11 +189,28 @@ async def real_machine(
                 embedder=embedder,
                 llm=llm,
                 spawner=spawner,
+                nano=nano,
             )
             hosts.cancel_scope.cancel()
     finally:
         with trio.CancelScope(shield=True):
             await store.aclose()
+
+
+def make_nano(settings: Settings, log: Log, clock: Clock) -> Sleeper | NoLLM:
+    """The embedded model, asleep; none where it is not wanted or not installed."""
+    from drivers.llm.hosted import HostedLLM, NoLLM
+    from drivers.protocol import EngineSpec
+    from drivers.supervisor import Host
+    from kernel.mind.seats import Sleeper, nano_weights
+
+    weights = nano_weights() if settings.mind == "nano" else None
+    if weights is None:
+        return NoLLM()
+    options = {"prefix_bytes": 1 << 20}  # its prompts have nothing in common to keep
+    spec = EngineSpec("llm", "transformers", str(weights), options)
+    host = Host("nano", spec, run_dir=Path(settings.data) / "run", log=log, clock=clock)
+    return Sleeper(HostedLLM(host))
 
 
 @asynccontextmanager
@@ -192,6 +224,8 @@ async def booted(settings: Settings, machine: Machine, log: Log) -> AsyncIterato
         await nursery.start(kernel.memory.run)
         await nursery.start(kernel.run_alarms)
         await nursery.start(kernel.nurse.run)
+        if settings.policy == "model":
+            await nursery.start(kernel.judge.run)
         try:
             yield kernel
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -10,6 +11,7 @@ import trio
 
 import kernel.handlers  # noqa: F401 - fills the table of handlers
 from drivers.contracts import Batch
+from kernel import trap
 from kernel.nurse import Nurse
 from kernel.sessions import Sessions
 from kernel.trace import Trace
@@ -21,6 +23,7 @@ from syscalls.calls import ipc
 from syscalls.capability import ALL, compiled
 from syscalls.errors import EAGAIN
 from syscalls.shapes import DriverInfo, Exit, Message, ProcessInfo, Quota
+from syscalls.table import TABLE
 from ums.memory import Memory
 from ums.settings import MemorySettings
 
@@ -28,8 +31,11 @@ if TYPE_CHECKING:
     from kernel.connection import Connection
     from kernel.log import Log
     from kernel.machine import Machine
+    from kernel.mind.loop import Mind
+    from kernel.mind.policy import Judge
     from kernel.settings import Settings
     from procs.process import Process
+    from syscalls.table import Call
 
 BOOT = b"boot"
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -117,6 +123,28 @@ class Kernel:
         for process in self.processes.live():
             self.signal_session(process, "TERM")
 
+    @cached_property
+    def mind(self) -> Mind:
+        """What understands intents; made at the first one, so that boot does not pay for it."""
+        from kernel.mind.loop import Mind
+        from kernel.mind.seats import seats
+
+        machine = self.machine
+        seat = seats(self.settings.mind, machine.nano, machine.llm)
+        return Mind(seat, self.act, self.processes, machine.clock)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """What judges records, in the background where a model is to do it."""
+        from kernel.mind.policy import Judge
+
+        return Judge(lambda: self.llm, self.clock)
+
+    def wrote(self, rid: str) -> None:
+        """A record was written: have it judged, if a model is to do that."""
+        if self.settings.policy == "model":
+            self.judge.wrote(self.memory.read(rid, None))
+
     # --- processes
 
     async def save(self, process: Process) -> None:
@@ -194,6 +222,29 @@ class Kernel:
                 process.space = await self.memory.create_space(process.apid)
             return process.space
 
+    async def act(self, caller: Process, call: Call) -> Any:
+        """Run a call that the mind makes for ``caller``: by all checks, and seen in the trace.
+
+        Raises EngramError only; a bug in a handler is logged and becomes EKERNEL.
+        """
+        began, at = self.clock.monotonic(), self.clock.now()
+        arguments = msgspec.msgpack.encode(call)
+        ok, reply = False, b""
+        try:
+            value = await trap.execute(self, caller, call)
+            ok, reply = True, msgspec.msgpack.encode(value)
+            return value
+        except Exception as error:
+            told = trap.as_error(self, TABLE.by_number.get(call.NUMBER), error)
+            reply = msgspec.msgpack.encode(told.to_value())
+            if told is error:
+                raise
+            raise told from error
+        finally:
+            if reply:  # not when it was cancelled
+                micros = (self.clock.monotonic() - began) * 1e6
+                self.trace.record(caller.apid, call.NUMBER, arguments, reply, ok, at, micros)
+
     # --- messages
 
     def message(
@@ -257,7 +308,7 @@ class Kernel:
 
     def drivers(self) -> list[DriverInfo]:
         """The drivers and how they are."""
-        embedder, llm = self.embedder, self.llm
+        embedder, llm, nano = self.embedder, self.llm, self.machine.nano
         return [
             DriverInfo("store", type(self.machine.store).__name__, "ready", {}),
             DriverInfo(
@@ -267,6 +318,7 @@ class Kernel:
                 msgspec.to_builtins(embedder.info) or {},
             ),
             DriverInfo("llm", self.settings.model, llm.state, msgspec.to_builtins(llm.info) or {}),
+            DriverInfo("nano", "transformers", nano.state, msgspec.to_builtins(nano.info) or {}),
             DriverInfo(
                 "processes",
                 type(self.machine.spawner).__name__,
@@ -295,6 +347,9 @@ class Kernel:
             "memory": self.memory.statistics(),
             "embedder": self.embedder.statistics(),
             "llm": self.llm.statistics(),
+            "nano": self.machine.nano.statistics(),
+            "mind": self.mind.statistics(),
+            "policy": self.judge.statistics(),
             "spawner": self.machine.spawner.statistics(),
         }
         return {name: msgspec.to_builtins(figures) for name, figures in parts.items()}

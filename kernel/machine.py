@@ -67,6 +67,12 @@ class Inline:
         return work()
 
 
+def _no_llm() -> LLM:
+    from drivers.llm.hosted import NoLLM
+
+    return NoLLM()
+
+
 class Machine(msgspec.Struct, frozen=True):
     """What a kernel is given."""
 
@@ -78,3 +84,5 @@ class Machine(msgspec.Struct, frozen=True):
     embedder: Embedder
     llm: LLM
     spawner: Spawner
+    nano: LLM = msgspec.field(default_factory=_no_llm)
+    """The embedded model that understands intents."""

@@ -36,12 +36,28 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "what turns texts into vectors"
         ),
     ] = "minilm"
-    model: Annotated[str, _doc("none, or the folder or hub name of a causal language model")] = (
-        "none"
-    )
+    model: Annotated[
+        str,
+        _doc(
+            "none, or the folder or hub name of a causal language model, or one on a server: "
+            "openai:MODEL@URL"
+        ),
+    ] = "none"
     engine: Annotated[
-        Literal["auto", "transformers"], _doc("what runs the model; auto chooses")
+        Literal["auto", "vllm", "transformers", "openai"],
+        _doc("what runs the model: auto (chooses, and says why), vllm, transformers, openai"),
     ] = "auto"
+    mind: Annotated[
+        Literal["nano", "model", "none"],
+        _doc(
+            "what understands intents: nano (the embedded small model, started at the first "
+            "intent), model (the attached one), or none"
+        ),
+    ] = "nano"
+    policy: Annotated[
+        Literal["rules", "model"],
+        _doc("who judges the importance of records: rules, or in the background the model"),
+    ] = "rules"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], _doc("least level that goes to stderr")
     ] = "info"

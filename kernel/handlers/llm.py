@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from procs.process import Process
 
 FOREVER = float("inf")
+PACE = 0.25
+"""Seconds between pieces of a text that is wanted whole; more would be lost at a deadline."""
 
 
 @handles(llm.Generate, waits=True)
@@ -38,6 +40,7 @@ async def generate(
         schema=call.schema,
         adapter=call.adapter,
         owner=caller.apid,
+        pace=0.0 if call.stream else PACE,
     )
     texts: list[str] = []
     usage, finish = Usage(), "stop"
@@ -77,6 +80,12 @@ async def count(kernel: Kernel, _caller: Process, call: llm.Count) -> llm.Counte
         raise EINVAL("llm.count takes either a text or messages")
     await kernel.llm.ready()
     return llm.Counted(tokens=await kernel.llm.count(call.text, call.messages))
+
+
+@handles(llm.Intent, waits=True)
+async def intent(kernel: Kernel, caller: Process, call: llm.Intent) -> llm.Understood:
+    """Words into calls, with the rights of who said them."""
+    return await kernel.mind.understand(caller, call)
 
 
 def _seconds(deadline: float | None) -> float:

@@ -35,7 +35,10 @@ async def write(kernel: Kernel, caller: Process, call: mem.Write) -> mem.Written
         taint=call.taint,
         idempotency=call.idempotency,
     )
-    return await kernel.memory.write(space, caller.apid, note, "mem.write", caller.quota.records)
+    quota = caller.quota.records
+    written = await kernel.memory.write(space, caller.apid, note, "mem.write", quota)
+    kernel.wrote(written.rid)
+    return written
 
 
 @handles(mem.WriteMany)
@@ -45,6 +48,8 @@ async def write_many(kernel: Kernel, caller: Process, call: mem.WriteMany) -> me
     written = await kernel.memory.write_many(
         space, caller.apid, call.notes, "mem.write_many", caller.quota.records
     )
+    for each in written:
+        kernel.wrote(each.rid)
     return mem.WrittenMany(written=written)
 
 

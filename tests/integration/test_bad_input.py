@@ -199,7 +199,8 @@ def test_a_seq_in_flight_cannot_be_used_again(raw: RawClient) -> None:
         ("llm.generate", {}, EINVAL),
         ("llm.count", {"text": "hello"}, ENODEV),
         ("mem.consolidate", {}, ENOSYS),
-        ("llm.intent", {"text": "hello"}, ENOSYS),
+        ("llm.intent", {"text": ""}, EINVAL),
+        ("llm.intent", {"text": "x", "program": [{"call": "no.such", "args": {}}]}, EINVAL),
     ],
 )
 def test_typed_errors(
