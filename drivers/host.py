@@ -53,7 +53,10 @@ ENGINES = {
     ("embedder", "hash"): "drivers.embedder.hashing:HashEngine",
     ("embedder", "minilm"): "drivers.embedder.engine:MiniLMEngine",
     ("embedder", "sentence"): "drivers.embedder.engine:SentenceEngine",
+    ("llm", "auto"): "drivers.llm.auto:AutoEngine",
+    ("llm", "openai"): "drivers.llm.remote:OpenAIEngine",
     ("llm", "transformers"): "drivers.llm.engine:TransformersEngine",
+    ("llm", "vllm"): "drivers.llm.vllm_engine:VLLMEngine",
 }
 """Every engine by kind and name. Its module is imported only in the host that runs it.
 

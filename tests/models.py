@@ -45,15 +45,35 @@ def tiny_llm(folder: Path, *, template: bool = False, context: int = 256) -> Pat
     torch.manual_seed(7)
     config = LlamaConfig(
         vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=48,
+        hidden_size=64,
         intermediate_size=96,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=2,  # heads of 32: vLLM on a CPU takes multiples of it
+        num_key_value_heads=1,
         max_position_embeddings=context,
         bos_token_id=None,
         eos_token_id=0,
         initializer_range=0.3,  # so that greedy text varies
     )
     LlamaForCausalLM(config).save_pretrained(str(folder))
+    return folder
+
+
+def tiny_adapter(model: Path, folder: Path, seed: int) -> Path:
+    """A LoRA adapter with random weights, large enough to change what the model says."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=8,
+        lora_alpha=32,
+        target_modules=["q_proj", "v_proj", "o_proj", "down_proj"],
+        init_lora_weights=False,
+        task_type="CAUSAL_LM",
+    )
+    get_peft_model(AutoModelForCausalLM.from_pretrained(str(model)), config).save_pretrained(
+        str(folder)
+    )
     return folder

@@ -8,7 +8,7 @@ import msgspec
 import trio
 
 from drivers.contracts import GenerateRequest, LLMInfo, Piece
-from drivers.llm.shapes import CountArguments
+from drivers.llm.shapes import AdapterArguments, CountArguments, RunningArguments
 from drivers.supervisor import Host, HostStatistics
 from syscalls.errors import ENODEV
 
@@ -85,6 +85,24 @@ class HostedLLM:
         """Tokens of a text, or of messages with the chat template."""
         await self.ready()
         raw = await self._host.call("count", CountArguments(text, messages), replays=1)
+        return msgspec.msgpack.decode(raw, type=int)
+
+    async def load_adapter(self, name: str, path: str) -> None:
+        """Make the LoRA adapter in a folder known by a name; it is gone when the host dies.
+
+        Raises EEXIST, ENOENT (no such folder), EINVAL (it does not fit the model, or the engine
+        takes none).
+        """
+        await self._host.call("load_adapter", AdapterArguments(name, path))
+
+    async def unload_adapter(self, name: str) -> None:
+        """Forget an adapter. Raises ENOENT, EBUSY, and EINVAL where the engine takes none."""
+        await self._host.call("unload_adapter", AdapterArguments(name))
+
+    async def running(self) -> int:
+        """Generations that the engine itself is at work on, those nobody waits for included."""
+        await self.ready()
+        raw = await self._host.call("running", RunningArguments())
         return msgspec.msgpack.decode(raw, type=int)
 
     def statistics(self) -> LLMStatistics:

@@ -10,3 +10,14 @@ class CountArguments(msgspec.Struct):
 
     text: str | None = None
     messages: list[ChatMessage] | None = None
+
+
+class RunningArguments(msgspec.Struct):
+    """Arguments of ``running``; the answer is an int: generations that hold the engine."""
+
+
+class AdapterArguments(msgspec.Struct):
+    """Arguments of ``load_adapter`` and ``unload_adapter``; the answer is None."""
+
+    name: str
+    path: str = ""
