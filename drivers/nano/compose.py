@@ -1,9 +1,9 @@
 """From seeds to utterances: fill the slots, put something before and after, join several.
 
-    seed      remind me in {after} to {message}
-    filled    remind me in [ten minutes] to [call Ana]
-    preamble  My phone died, so remind me in [ten minutes] to [call Ana]
-    joined    remind me in [ten minutes] to [call Ana] and then pause [crawler]
+seed      remind me in {after} to {message}
+filled    remind me in [ten minutes] to [call Ana]
+preamble  My phone died, so remind me in [ten minutes] to [call Ana]
+joined    remind me in [ten minutes] to [call Ana] and then pause [crawler]
 """
 
 import random

@@ -170,8 +170,7 @@ def _example(draft: Draft) -> Example | None:
             target.append(spans[argument.value])
             done = True
     written = "".join(
-        dialect.token(item) if isinstance(item, str) else text[item[0] : item[1]]
-        for item in target
+        dialect.token(item) if isinstance(item, str) else text[item[0] : item[1]] for item in target
     )
     try:
         program = dialect.parse(written, text)

@@ -38,9 +38,7 @@ MERGED = 4608
 SAMPLES = 40_000
 CONTEXT = 2048
 _HAN = r"\u3400-\u9fff\uf900-\ufaff"
-_SPLIT = (
-    rf"[{_HAN}]| ?[\p{{L}}&&[^{_HAN}]]+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]|\s"
-)
+_SPLIT = rf"[{_HAN}]| ?[\p{{L}}&&[^{_HAN}]]+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]|\s"
 _IS_HAN = re.compile(f"[{_HAN}]")
 _MARKS = "，。：；？！“”‘’「」『』…、（）《》～—·【】￥"
 

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     Execute = Callable[[Process, Call], Awaitable[Any]]
 
 FOREVER = float("inf")
+WHOLE = 3600.0
+"""Seconds between pieces: a program is of no use before its end, so it comes as one message."""
 REMEMBERED = 5
 """Records of working memory that are shown."""
 LISTED = 50
@@ -146,6 +148,7 @@ class Mind:
         began = self.clock.monotonic()
         self._decodings += 1
         texts: list[str] = []
+        request.pace = WHOLE
         try:
             async with aclosing(seat.engine.generate(request)) as pieces:
                 async for piece in pieces:

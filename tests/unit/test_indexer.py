@@ -164,7 +164,7 @@ async def test_lost_indexes_are_rebuilt_after_the_start(world: World) -> None:
 async def test_a_long_rebuild_says_how_far_it_is(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:
-    space = await world.space(500)
+    space = await world.space(1500)
     embed = world.embedder.embed
 
     async def slow(texts: Any, *, background: bool = False) -> Any:

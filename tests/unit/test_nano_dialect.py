@@ -17,10 +17,13 @@ from syscalls.table import TABLE
 
 def written(example: Example) -> str:
     """The output of a model that is right about ``example``."""
-    return "".join(
-        dialect.token(item) if isinstance(item, str) else example.text[item[0] : item[1]]
-        for item in example.target
-    ) + dialect.STOP
+    return (
+        "".join(
+            dialect.token(item) if isinstance(item, str) else example.text[item[0] : item[1]]
+            for item in example.target
+        )
+        + dialect.STOP
+    )
 
 
 def test_calls_and_arguments_are_those_of_the_table() -> None:
