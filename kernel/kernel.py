@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kernel.log import Log
     from kernel.machine import Machine
     from kernel.mind.loop import Mind
-    from kernel.mind.policy import Judge
+    from kernel.mind.policy import Judge, Policy
     from kernel.settings import Settings
     from procs.process import Process
     from syscalls.table import Call
@@ -139,6 +139,13 @@ class Kernel:
         from kernel.mind.policy import Judge
 
         return Judge(lambda: self.llm, self.clock)
+
+    @cached_property
+    def policy(self) -> Policy:
+        """What decides where mechanism has a choice: the rules, or the judge."""
+        from kernel.mind.policy import Rules
+
+        return self.judge if self.settings.policy == "model" else Rules()
 
     def wrote(self, rid: str) -> None:
         """A record was written: have it judged, if a model is to do that."""

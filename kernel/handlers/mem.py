@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kernel import monitor
+from kernel.context import PAGED, assemble
 from kernel.trap import handles
 from syscalls.calls import mem
 from syscalls.errors import EINVAL
-from syscalls.shapes import Note, SpaceInfo
+from syscalls.shapes import Hit, Note, SpaceInfo
 from syscalls.table import Empty
 
 if TYPE_CHECKING:
@@ -96,6 +97,21 @@ async def history(kernel: Kernel, caller: Process, call: mem.History) -> mem.Ver
     """All versions."""
     await monitor.record_space(kernel, caller, call.rid, "mem.read", "read")
     return mem.Versions(versions=kernel.memory.history(call.rid))
+
+
+@handles(mem.ContextCall, waits=True)
+async def context(kernel: Kernel, caller: Process, call: mem.ContextCall) -> mem.Context:
+    """Working memory within a budget, and what fits the query."""
+    space = await monitor.space(kernel, caller, None, "mem.read", "read")
+    records = await kernel.memory.newest(space, "working", PAGED)
+    hits: list[Hit] = []
+    if call.query:
+        spaces = await monitor.visible(kernel, caller, None)
+        hits = (await kernel.memory.search(spaces, mem.Search(query=call.query))).hits
+    messages = assemble(
+        kernel.policy, list(reversed(records)), hits, call.query, call.budget_tokens
+    )
+    return mem.Context(messages=messages)
 
 
 @handles(mem.Share)

@@ -4,6 +4,7 @@ from typing import Any, cast
 
 import pytest
 import trio
+import trio.testing
 
 from kernel.machine import VirtualClock
 from kernel.mind.policy import Budget, Judge, Policy, Rules
@@ -96,3 +97,18 @@ async def test_a_model_that_is_not_there_costs_nothing() -> None:
     judge = Judge(lambda: model, VirtualClock())
     await judged(judge, [record(1)])
     assert model.requests == [] and judge.statistics().by_rule == 1
+
+
+async def test_a_summary_comes_from_the_rules_until_the_model_has_one() -> None:
+    model = Scripted('{"summary": "both are about tea"}')
+    judge = Judge(lambda: model, VirtualClock())
+    records = [record(1, "Ada likes tea"), record(2, "Ben likes tea")]
+    assert judge.summary(records) == Rules().summary(records)
+    with trio.fail_after(BOUND):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(judge.run)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    assert judge.summary(records) == "both are about tea"
+    newer = [records[0], record(2, "Ben likes coffee", version=2)]
+    assert judge.summary(newer) == Rules().summary(newer)
