@@ -64,7 +64,7 @@ KEYS = ("query", "text", "path", "to", "from", "city", "expression", "url", "dat
 CONSTANTS = frozenset((*SEGMENTS, *SIGNALS, *NICES, ALL, *(f"key:{key}" for key in KEYS)))
 
 NAMES = frozenset(("target", "to", "program", "adapter", "topic", "name"))
-"""Arguments that are names: looked up by the kernel and never understood here."""
+"""Arguments that are names: one word, looked up by the kernel and never understood here."""
 
 SPECIAL = (
     PAD, END, USER, PLAN, ARG, KEY, ALL, *CALLS, *SEGMENTS, *SIGNALS, *NICES,
@@ -73,6 +73,8 @@ SPECIAL = (
 """The tokens that are more than text, in the order of their ids."""
 
 MOST_STEPS = 8
+MOST_WORDS = 200
+"""Distinct words of a text up to which names are held to be single words."""
 MOST_TOKENS = 400
 """A program of more tokens is no use to anybody; the limit for a generation."""
 
@@ -113,7 +115,6 @@ def grammar(text: str, calls: Collection[str]) -> str:
     known = [call for call in CALLS if call in calls]
     if not known:
         return "start: \n"
-    span = json.dumps(" " + harmless(text), ensure_ascii=False)
     rules = [f"start: step{{0,{MOST_STEPS}}}", "step: " + " | ".join(map(_rule, known))]
     rules += [f"{_rule(call)}: {_body(call)}" for call in known]
     used = "\n".join(rules)
@@ -125,7 +126,7 @@ def grammar(text: str, calls: Collection[str]) -> str:
         "pair": f"( {token(KEY)} span {token(ARG)} | {_either(f'key:{k}' for k in KEYS)} ) span",
     }
     rules += [f"{name}: {body}" for name, body in shared.items() if re.search(rf"\b{name}\b", used)]
-    rules += ["span: SPAN", 'SPAN: %regex { "substring_chars": ' + span + " }"]
+    rules += ["span: SPAN", f"SPAN: {_stretch(' ' + harmless(text))}", *_names(harmless(text))]
     return "\n".join(rules) + "\n"
 
 
@@ -155,6 +156,20 @@ def _rule(call: str) -> str:
     return call.replace(".", "_")
 
 
+def _stretch(text: str) -> str:
+    """The terminal of any stretch of ``text``."""
+    return '%regex { "substring_chars": ' + json.dumps(text, ensure_ascii=False) + " }"
+
+
+def _names(text: str) -> list[str]:
+    """Rules of a name: a stretch of one word. In a text of very many words, of any."""
+    words = [w for w in dict.fromkeys(text.split()) if any(c.isalnum() for c in w)]
+    if not words or len(words) > MOST_WORDS:
+        return ["NAME: SPAN"]
+    either = " | ".join(f"W{at}" for at in range(len(words)))
+    return [f'NAME: " "? ( {either} )', *(f"W{n}: {_stretch(w)}" for n, w in enumerate(words))]
+
+
 def _either(names: Iterable[str]) -> str:
     return "( " + " | ".join(token(name) for name in names) + " )"
 
@@ -172,7 +187,7 @@ def _body(call: str) -> str:
             out.append("nice")
         else:
             plain = name.rstrip("?")
-            kind = "prompt" if plain == "prompt" else "span"
+            kind = "NAME" if plain in NAMES else "prompt" if plain == "prompt" else "span"
             term = f"{token(ARG)} {kind}" if separate else kind
             out.append(f"( {term} )?" if name.endswith("?") else term)
             separate = True

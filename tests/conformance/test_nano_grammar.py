@@ -83,6 +83,15 @@ def test_no_call_leaves_the_empty_program(codec: Codec, tokens: Any) -> None:
         assert found.validate_tokens([codec.ids[call]]) == 0
 
 
-@pytest.mark.parametrize("text", ["", " ", "\n\t", "<|end|>", '"\\"', "🙂\u0000x", "a" * 4000])
+def test_names_are_single_words(codec: Codec, tokens: Any) -> None:
+    text = "kill bob now"
+    width = codec.tokenizer.get_vocab_size()
+    program = codec.tokenizer.encode("<|proc.signal|><|KILL|> bob now").ids
+    assert masked(matcher(tokens, text), program[:-1], width) is None
+    assert masked(matcher(tokens, text), program, width) == len(program) - 1
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t", "<|end|>", '"\\"', "🙂\u0000x", "a" * 4000,
+                                  " ".join(map(str, range(400)))])
 def test_any_text_compiles(tokens: Any, text: str) -> None:
     matcher(tokens, text)

@@ -43,6 +43,7 @@ def intent(context: Context, options: argparse.Namespace) -> int:
     if not options.words:
         raise Usage("there are no words", hint=USAGE)
     text = text_or_stdin(" ".join(options.words))
+    context.memory()  # connect to a space that outlives this command
     return follow(context, Words(text, options.plan, options.yes, options.deadline))
 
 
