@@ -22,7 +22,7 @@ from drivers.nano import corpus, dialect
 from drivers.nano.compose import Composer, Draft, joinable
 from drivers.nano.corpus import Argument, Seed
 from drivers.nano.noise import Noise
-from drivers.nano.slots import Slots
+from drivers.nano.slots import HANZI, Slots
 
 HOLD_OUT = 25
 WEIGHTS = {
@@ -57,7 +57,8 @@ class Generator:
         self._rng = random.Random(seed)
         self._slots = Slots(self._rng)
         self._composer = Composer(self._rng, self._slots)
-        self._noise = Noise(self._rng, noise)
+        hanzi = [first + second for first, second in zip(HANZI[::2], HANZI[1::2], strict=False)]
+        self._noise = Noise(self._rng, noise, {"en": self._slots.words, "zh": hanzi})
         self.dropped = 0
         self._groups = {
             language: self._sort([s for s in corpus.seeds(language) if _held(s) == held_out])

@@ -6,7 +6,7 @@ in the program alike: what is copied is what was typed.
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from drivers.nano.corpus import Piece
 
@@ -55,14 +55,22 @@ HALF = str.maketrans("，。：；！？（）“”‘’", ",.:;!?()\"\"''")
 class Noise:
     """Changes pieces at random; ``amount`` scales how often (0 leaves all as it was)."""
 
-    def __init__(self, rng: random.Random, amount: float = 1.0) -> None:
+    def __init__(
+        self,
+        rng: random.Random,
+        amount: float = 1.0,
+        words: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """``words`` of each language may take the place of others."""
         self._rng = rng
+        self._words = words or {}
         self._amount = amount
 
     def __call__(self, language: str, register: str, pieces: Sequence[Piece]) -> list[Piece]:
         """The pieces of an utterance as somebody would really have typed or said them."""
-        out = self._english(register, pieces) if language == "en" else self._chinese(pieces)
         rng = self._rng
+        out = [self._blur(language, piece) for piece in pieces] if self._chance(0.4) else pieces
+        out = self._english(register, out) if language == "en" else self._chinese(out)
         if self._chance(0.03):
             out.append(Piece(rng.choice((" ", "", " ")) + rng.choice(EMOJI)))
         if self._chance(0.03):
@@ -71,6 +79,26 @@ class Noise:
         if self._chance(0.02):
             out.append(Piece(rng.choice((" ", "\n", "  "))))
         return [piece for piece in out if piece.text]
+
+    def _blur(self, language: str, piece: Piece) -> Piece:
+        """Some words left out or exchanged for any others, where they are no argument.
+
+        So no single word decides: other people will use words that are not in the corpus.
+        """
+        rng = self._rng
+        if piece.slot or not self._words:
+            return piece
+        units = re.split(
+            r"([A-Za-z']+)" if language == "en" else "([\u4e00-\u9fff]{2})", piece.text
+        )
+        words = units[1::2]
+        if len(words) < 2:
+            return piece
+        for at in range(1, len(units), 2):
+            if rng.random() < 0.12:
+                other = rng.choice(self._words[language])
+                units[at] = other if rng.random() < 0.6 or at == 1 else ""
+        return Piece("".join(units).replace("  ", " "), piece.slot)
 
     def _chance(self, share: float) -> bool:
         return self._rng.random() < share * self._amount

@@ -91,7 +91,9 @@ def test_names_are_single_words(codec: Codec, tokens: Any) -> None:
     assert masked(matcher(tokens, text), program, width) == len(program) - 1
 
 
-@pytest.mark.parametrize("text", ["", " ", "\n\t", "<|end|>", '"\\"', "🙂\u0000x", "a" * 4000,
-                                  " ".join(map(str, range(400)))])
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "\n\t", "<|end|>", '"\\"', "🙂\u0000x", "a" * 4000, " ".join(map(str, range(400)))],
+)
 def test_any_text_compiles(tokens: Any, text: str) -> None:
     matcher(tokens, text)
