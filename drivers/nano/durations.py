@@ -85,6 +85,8 @@ FILLERS = frozenset(
         "circa",
     ]
 )
+_AFTER = frozenset(("from", "now", "later", "time", "today", "please", "when", "that"))
+"""What may follow a duration without adding to it."""
 
 
 def seconds(text: str) -> int | None:
@@ -145,7 +147,7 @@ def _english(text: str) -> float | None:
         if amount is None:
             return None
         total, pending = total + amount * unit, []
-    pending = [word for word in pending if word not in {"from", "now", "later", "time", "about"}]
+    pending = [word for word in pending if word not in FILLERS and word not in _AFTER]
     if not unit:
         return None
     if pending:  # "an hour and a half", "an hour and ten"

@@ -58,6 +58,8 @@ class Plan(msgspec.Struct):
     every: float = 240.0
     """Seconds between two measurements."""
     device: str = "cpu"
+    again: float = 0.0
+    """Share of the full learning rate from which a resumed run starts a cosine of its own."""
     fuse: bool = False
     """Compile the forward pass; takes a minute or two at first."""
 
@@ -243,6 +245,8 @@ def run(plan: Plan, codec: Codec, *, resume: bool, dev: Path | None) -> None:
     if resume:
         trainer.resume()
         curve = json.loads((plan.out / "curve.json").read_text())
+    begun = trainer.elapsed if plan.again else 0.0
+    peak = plan.again or 1.0
     held_out = list(itertools.islice(Generator(99, held_out=True), 320))
     size = sum(p.numel() for p in trainer.model.parameters())
     sys.stdout.write(f"{size} parameters, {codec.tokenizer.get_vocab_size()} tokens\n")
@@ -250,7 +254,8 @@ def run(plan: Plan, codec: Codec, *, resume: bool, dev: Path | None) -> None:
     for batch in batches(codec, plan.seed + 1000 * trainer.step, plan.tokens):
         now = time.monotonic()
         trainer.elapsed, last = trainer.elapsed + now - last, now
-        done = trainer.step / plan.steps if plan.steps else trainer.elapsed / (60 * plan.minutes)
+        passed = (trainer.elapsed - begun) / (60 * plan.minutes - begun)
+        done = trainer.step / plan.steps if plan.steps else passed
         if done >= 1 or now - measured > plan.every:
             curve.append(measure(trainer, held_out, dev))
             trainer.save()
@@ -261,7 +266,7 @@ def run(plan: Plan, codec: Codec, *, resume: bool, dev: Path | None) -> None:
         if done >= 1:
             break
         warm = min(1.0, (trainer.step + 1) / 80)
-        trainer.learn(batch, warm * max(0.01, 0.5 * (1 + math.cos(math.pi * done))))
+        trainer.learn(batch, peak * warm * max(0.01, 0.5 * (1 + math.cos(math.pi * done))))
         if trainer.step % 50 == 0:
             _progress(trainer, done)
 
@@ -290,6 +295,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tokenizer", type=Path, help="a folder; learnt anew when not given")
+    parser.add_argument("--again", type=float, default=0.0, help="start a new cosine from here")
     parser.add_argument("--compile", action="store_true", help="fuse the forward pass")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--dev", type=Path, help="intents to measure on, never to train on")
@@ -301,7 +307,7 @@ def main() -> int:
     plan = Plan(
         options.out, options.minutes, options.steps, options.hidden, options.layers,
         options.tokens, seed=options.seed, every=options.every, device=options.device,
-        fuse=options.compile,
+        again=options.again, fuse=options.compile,
     )  # fmt: skip
     run(plan, codec, resume=options.resume, dev=options.dev)
     return 0

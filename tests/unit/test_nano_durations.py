@@ -22,6 +22,7 @@ HAN_UNITS = {"秒": 1, "分钟": 60, "小时": 3600, "天": 86400, "周": 604800
         ("1h 30min", 5400), ("90 secs", 90), ("2.5 hours", 9000), ("twenty-five minutes", 1500),
         ("a couple of minutes", 120), ("3600", 3600), ("1:00:05", 3605), ("PT45M", 2700),
         ("2½ hours", 9000), ("1/2 hour", 1800), ("fourty five mintues", 2700), ("tomorrow", 86400),
+        ("1 minute of", 60), ("20 minutes from now", 1200),
         ("a minute", 60), ("one hour and ten minutes", 4200), ("a fortnight", 1209600),
         ("两个半小时", 9000), ("半小时", 1800), ("一刻钟", 900), ("三刻钟", 2700),
         ("一分二十秒", 80),
