@@ -12,6 +12,10 @@ from contextlib import contextmanager
 from tests.harness import BOUND, ROOT
 
 
+INSIST = 3.0
+"""Seconds after which somebody presses a key again."""
+
+
 class Terminal:
     """What is typed and what is shown."""
 
@@ -23,10 +27,18 @@ class Terminal:
         """Press these keys; Enter is ``\\r``."""
         os.write(self._descriptor, text.encode())
 
-    def until(self, pattern: str) -> str:
-        """Read on until the pattern has come since the last one; returns its match."""
+    def until(self, pattern: str, *, insist: str = "") -> str:
+        """Read on until the pattern has come since the last one; returns its match.
+
+        ``insist`` is typed again every few seconds: Ctrl-C in the instant between a prompt and
+        the read that follows it is noticed only with the next key, as every person knows.
+        """
         end = time.monotonic() + BOUND
+        again = time.monotonic() + INSIST
         while True:
+            if insist and time.monotonic() > again:
+                again += INSIST
+                self.type(insist)
             found = re.search(pattern, self._seen)
             if found is not None:
                 self._seen = self._seen[found.end() :]

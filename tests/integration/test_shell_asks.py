@@ -30,7 +30,7 @@ def test_a_person_at_a_terminal_is_asked(tmp_path: Path) -> None:
             shell.type("please end ada\r")
             shell.until(r"Run it\? \[y/N\] ")
             shell.type("\x03")
-            shell.until("interrupted")
+            shell.until("interrupted", insist="\x03")
             assert len(kernel.asked) == 2
             shell.until(PROMPT)
             shell.type("please end ada\r")
