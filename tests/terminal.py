@@ -11,7 +11,6 @@ from contextlib import contextmanager
 
 from tests.harness import BOUND, ROOT
 
-
 INSIST = 3.0
 """Seconds after which somebody presses a key again."""
 
