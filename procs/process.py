@@ -36,8 +36,6 @@ TRANSITIONS: dict[ProcState, frozenset[ProcState]] = {
 class IllegalTransition(EINVAL):
     """A process cannot go from its state to that one."""
 
-    code = "EINVAL"
-
 
 class ProcessRecord(msgspec.Struct, omit_defaults=True):
     """What is kept of a process on disk, while it lives and after."""

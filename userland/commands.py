@@ -79,8 +79,6 @@ Run = Callable[[Context, argparse.Namespace], int]
 class Usage(EINVAL):
     """A command line that does not fit; the message holds the usage."""
 
-    code = "EINVAL"
-
 
 class HelpShown(Exception):
     """The help was asked for and printed; there is nothing to run."""

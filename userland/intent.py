@@ -42,7 +42,6 @@ class Words(NamedTuple):
 class Unconfirmed(EPERM):
     """The program destroys something, and there was nobody to agree to it."""
 
-    code = "EPERM"
     default_hint = "look at it with --plan; --yes runs it all the same"
 
 

@@ -22,13 +22,10 @@ ADDRESS_LIMIT = 107
 class NotRunning(ENODEV):
     """No kernel serves the data directory."""
 
-    code = "ENODEV"
-
 
 class Disconnected(EIO):
     """The kernel has closed the connection: it stopped, or it ended this process."""
 
-    code = "EIO"
     default_hint = "`engram boot` starts the kernel again; nothing that was acknowledged is lost"
 
     def __init__(self, message: str = "the kernel has closed the connection") -> None:
