@@ -134,6 +134,26 @@ class Message(Shape):
 # --- memory
 
 
+class Fact(Shape, forbid_unknown_fields=True):
+    """What a semantic record states, where it states one thing: subject, relation, object."""
+
+    subject: Annotated[str, Meta(min_length=1, max_length=400)]
+    relation: Annotated[str, Meta(min_length=1, max_length=200)]
+    object: Annotated[str, Meta(min_length=1, max_length=4000)]
+
+
+class Evidence(Shape, forbid_unknown_fields=True):
+    """The stretch of another record's content that says so, word for word."""
+
+    rid: Rid
+    start: Annotated[int, Meta(ge=0)]
+    """Offset of the first character."""
+    stop: Annotated[int, Meta(ge=1)]
+    """Offset after the last character."""
+    quote: str
+    """The stretch itself; it must stand there."""
+
+
 class Record(Shape):
     """One record of a space."""
 
@@ -161,6 +181,14 @@ class Record(Shape):
     """Name of the syscall that wrote this version."""
     taint: Taint = "user"
     state: RecordState = "generated"
+    fact: Fact | None = None
+    evidence: list[Evidence] = []
+    supersedes: str = ""
+    """Rid of the fact that this one replaces."""
+    superseded_by: str = ""
+    """Rid of the fact that replaced this one; both are kept."""
+    stale: str = ""
+    """Why it should not be relied on: what it was made from has changed or is gone."""
 
 
 class Note(Shape, forbid_unknown_fields=True):
@@ -179,6 +207,8 @@ class Note(Shape, forbid_unknown_fields=True):
     sources: list[Rid] = []
     taint: Taint = "user"
     idempotency: Annotated[str, Meta(max_length=200)] = ""
+    fact: Fact | None = None
+    evidence: Annotated[list[Evidence], Meta(max_length=64)] = []
 
 
 class Filter(Shape, forbid_unknown_fields=True):
@@ -232,6 +262,8 @@ class Hit(Shape):
     meta: dict[str, Any] = {}
     parts: Parts | None = None
     """Only with ``explain``."""
+    stale: str = ""
+    """Why it should not be relied on, where that is so."""
 
 
 class Version(Shape):

@@ -23,6 +23,8 @@ import msgspec
 from syscalls.errors import EINVAL, EIO
 from syscalls.shapes import (
     SEGMENTS,
+    Evidence,
+    Fact,
     Note,
     Provenance,
     Record,
@@ -70,6 +72,11 @@ class Stored(msgspec.Struct, array_like=True, gc=False):
     taint: Taint = "user"
     state: RecordState = "generated"
     idempotency: str = ""
+    fact: Fact | None = None
+    evidence: list[Evidence] = []
+    supersedes: str = ""
+    superseded_by: str = ""
+    stale: str = ""
 
     def expired(self, now: float) -> bool:
         """Whether its time to live is over."""
@@ -170,6 +177,8 @@ def from_note(note: Note, now: float, version: int, writer: int, call: str) -> S
         note.taint,
         "generated",
         note.idempotency,
+        note.fact,
+        note.evidence,
     )
 
 
@@ -209,6 +218,11 @@ def to_record(space: int, rid: str, tag: int, stored: Stored) -> Record:
         stored.call,
         stored.taint,
         stored.state,
+        stored.fact,
+        stored.evidence,
+        stored.supersedes,
+        stored.superseded_by,
+        stored.stale,
     )
 
 

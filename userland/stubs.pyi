@@ -182,6 +182,8 @@ class _BlockingMem:
         sources: builtins.list[str] = ...,
         taint: syscalls.shapes.Taint = ...,
         idempotency: str = ...,
+        fact: syscalls.shapes.Fact | None = ...,
+        evidence: builtins.list[syscalls.shapes.Evidence] = ...,
         space: int | str | None = ...,
     ) -> syscalls.calls.mem.Written: ...
     def write_many(
@@ -679,6 +681,8 @@ class _AsyncMem:
         sources: builtins.list[str] = ...,
         taint: syscalls.shapes.Taint = ...,
         idempotency: str = ...,
+        fact: syscalls.shapes.Fact | None = ...,
+        evidence: builtins.list[syscalls.shapes.Evidence] = ...,
         space: int | str | None = ...,
     ) -> syscalls.calls.mem.Written: ...
     async def write_many(

@@ -35,6 +35,8 @@ async def write(kernel: Kernel, caller: Process, call: mem.Write) -> mem.Written
         sources=call.sources,
         taint=call.taint,
         idempotency=call.idempotency,
+        fact=call.fact,
+        evidence=call.evidence,
     )
     quota = caller.quota.records
     written = await kernel.memory.write(space, caller.apid, note, "mem.write", quota)

@@ -8,6 +8,8 @@ from syscalls.shapes import (
     Access,
     ChatMessage,
     Content,
+    Evidence,
+    Fact,
     Filter,
     Grant,
     Hit,
@@ -59,6 +61,8 @@ class Write(Call, kw_only=True):
     sources: list[Rid] = []
     taint: Taint = "user"
     idempotency: Annotated[str, Meta(max_length=200)] = ""
+    fact: Fact | None = None
+    evidence: Annotated[list[Evidence], Meta(max_length=64)] = []
     space: SpaceRef | None = None
 
 

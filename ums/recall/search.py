@@ -270,4 +270,5 @@ def to_hit(candidate: Candidate, tag: int, stored: Stored, explain: bool) -> Hit
         stored.tags,
         stored.meta,
         Parts(candidate.dense, candidate.lexical) if explain else None,
+        stored.stale,
     )
