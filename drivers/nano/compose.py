@@ -162,7 +162,8 @@ class Composer:
                 text += rng.choice(parts["preamble"])
             else:
                 kind = rng.choice(("event", "fact", "pref", "event", "fact", "body"))
-                about = rng.choice(self._fillers[language][kind]).rstrip(".!?。！？")
+                about = rng.choice(self._fillers[language][kind])
+                about = about.rstrip(".!?。！？") or about
                 if rng.random() < 0.35:
                     about = self._slots.exchange(language, about)
                 if rng.random() < 0.2:

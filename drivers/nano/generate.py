@@ -32,8 +32,8 @@ WEIGHTS = {
 }  # fmt: skip
 """How often a call is drawn, 1 where it is not named: near to how often people ask for it."""
 
-MIX = (("single", 0.66), ("multi", 0.11), ("joined", 0.12), ("quoted", 0.09), ("nonsense", 0.02))
-CHINESE = 0.38
+MIX = (("single", 0.64), ("multi", 0.12), ("joined", 0.12), ("quoted", 0.10), ("nonsense", 0.02))
+CHINESE = 0.34
 """Share of Chinese examples."""
 
 Pointer = tuple[int, int] | str

@@ -10,7 +10,7 @@ import random
 import re
 from collections.abc import Sequence
 
-from drivers.nano import corpus
+from drivers.nano import corpus, lexicon
 from drivers.nano.corpus import Argument, Piece
 from drivers.nano.dialect import KEYS
 
@@ -66,7 +66,8 @@ class Slots:
             for text in self._fillers["en"].get(kind, [])
         ]
         words = {w for text in everything for w in re.findall(r"[A-Za-z]{2,14}", text)}
-        self.words = sorted(words)
+        self._own: list[str] = sorted(words)
+        self.words = sorted(words | set(lexicon.words()))
         self._names = sorted({p for k in NAMES for n in self._fillers["en"][k]
                               for p in re.split(r"[-_. ]", n) if len(p) > 2})  # fmt: skip
         self._keys = sorted({key for row in self._fillers["en"]["args"]
@@ -117,7 +118,7 @@ class Slots:
 
     def _made_name(self, kind: str) -> str:
         rng, pick = self._rng, self._rng.random()
-        word = rng.choice(self._names if pick < 0.6 else self.words)
+        word = rng.choice(self._names) if pick < 0.6 else self.word()
         if pick < 0.35:
             word += rng.choice(("-", "-", "_", "", ".")) + rng.choice(self._names)
         elif pick < 0.55:
@@ -129,6 +130,10 @@ class Slots:
         if kind == "topic" and rng.random() < 0.1:
             word = rng.choice(self._names) + "/" + word
         return str(word.lower() if rng.random() < 0.85 else word.capitalize())
+
+    def word(self) -> str:
+        """An English word: one of the fillers, or any other."""
+        return self._rng.choice(self._own if self._rng.random() < 0.5 else self.words)
 
     def pseudo(self) -> str:
         """A word that nobody has ever seen."""
@@ -197,7 +202,7 @@ class Slots:
             if rng.random() < 0.3:
                 parts.insert(rng.randrange(len(parts) + 1), self.oddity())
             return rng.choice(("", "", "，", " ")).join(parts)
-        parts = [rng.choice(self.words) for _ in range(rng.randint(2, 9))]
+        parts = [self.word() for _ in range(rng.randint(2, 9))]
         if rng.random() < 0.5:
             parts[rng.randrange(len(parts))] = self.oddity()
         return " ".join(parts)
@@ -210,7 +215,7 @@ class Slots:
     def oddity(self) -> str:
         """A path, address, version, time, identifier or unknown word."""
         rng = self._rng
-        word, other = rng.choice(self.words).lower(), rng.choice(self._names)
+        word, other = self.word().lower(), rng.choice(self._names)
         number = rng.randint(0, 9999)
         made: str = rng.choice((
             lambda: f"/{other}/{word}.{rng.choice(_EXTENSIONS)}",
@@ -245,7 +250,7 @@ class Slots:
         for at in rng.sample(range(len(words)), min(len(words), rng.randint(1, 3))):
             if re.fullmatch(r"[A-Za-z]{4,}|[0-9]+", words[at]):
                 odd = rng.random() < 0.45
-                words[at] = self.oddity() if odd else rng.choice(self.words)
+                words[at] = self.oddity() if odd else self.word()
         return " ".join(words)
 
     def _made_args(self, language: str) -> tuple[str, list[Piece], list[Argument]]:
@@ -256,7 +261,7 @@ class Slots:
             if rng.random() < 0.45:
                 value = self.oddity()
             elif rng.random() < 0.5 or not key.isalpha():
-                value = rng.choice(self.words) if language == "en" else self._salad("zh")
+                value = self.word() if language == "en" else self._salad("zh")
             else:
                 value = self._free(language, "query")
             pairs.append((key, value.strip(" \"'") or "x"))

@@ -25,15 +25,17 @@ import msgspec
 import torch
 from torch.nn import functional
 
-from drivers.nano import dialect, vocabulary
+from drivers.nano import dialect, lexicon, vocabulary
 from drivers.nano.generate import Example, Generator
 from drivers.nano.predict import Predictor
 from drivers.nano.score import accepted
 from drivers.nano.vocabulary import Codec
 
 Pair = tuple[list[int], list[int]]
-NEGATIVES = 512
-"""Tokens drawn at random that take part in a step's softmax beside the batch's own."""
+TETHER = 0.5
+"""How strongly embeddings are pulled back to where they started, in parts of the learning rate.
+
+Words that are rarely seen stay near to their neighbours of the start."""
 POOL = 4096
 """Examples that are made at a time; the batches among them come in random order."""
 LONGEST = 256
@@ -101,6 +103,10 @@ class Trainer:
         if plan.fuse:
             self._forward = torch.compile(self.model.model, dynamic=True)
         self.averaged = copy.deepcopy(self.model).eval().requires_grad_(requires_grad=False)
+        self._words = self.model.get_input_embeddings().weight
+        with torch.no_grad():
+            self._words.copy_(lexicon.vectors(codec.tokenizer, plan.hidden, self._words.shape[0]))
+        self._start = self._words.detach().clone()
         hidden = [p for n, p in self.model.named_parameters() if p.ndim == 2 and "embed" not in n]
         chosen = {id(p) for p in hidden}
         other = [p for p in self.model.parameters() if id(p) not in chosen]
@@ -121,10 +127,10 @@ class Trainer:
         rates = (self.plan.rate, self.plan.rate_other)
         for optimizer, rate in zip(self.optimizers, rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * scale
-        # Programs are made of the batch's own tokens, so the softmax is over those and some more.
-        others = torch.randint(0, self.model.config.vocab_size, (NEGATIVES,), device=ids.device)
-        seen, places = torch.unique(torch.cat((ids.flatten(), others)), return_inverse=True)
-        answers = places[: ids.numel()].view_as(ids).roll(-1, 1)[wanted]
+        # Programs are made of the batch's own tokens, so the softmax is over those alone, and no
+        # word is pushed away from its neighbours for not having been said.
+        seen, places = torch.unique(ids, return_inverse=True)
+        answers = places.roll(-1, 1)[wanted]
         with torch.autocast(self.plan.device, torch.bfloat16):
             states = self._forward(input_ids=ids, use_cache=False).last_hidden_state
             logits = states[wanted] @ self.model.lm_head.weight[seen].T
@@ -134,6 +140,8 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            self._words.lerp_(self._start, TETHER * self.plan.rate_other * scale)
         self.step += 1
         self.examples += len(batch)
         value = loss.item()

@@ -28,13 +28,18 @@ from tokenizers import (
     trainers,
 )
 
-from drivers.nano import dialect
+from drivers.nano import dialect, lexicon
 from drivers.nano.corpus import HERE
 from drivers.nano.generate import Example, Generator
 from drivers.nano.slots import HANZI
 
-MERGED = 4608
+MERGED = 24_000
 """Tokens of the dialect, bytes and merged letters; Chinese characters come on top."""
+LOWER, CAPITAL = 12_000, 6_000
+"""Frequent English words that get a token though hardly a phrasing has them; as many that start
+with a capital."""
+REPEATED = 8
+"""How often each of them is shown to the learner of merges."""
 SAMPLES = 40_000
 CONTEXT = 2048
 _HAN = r"\u3400-\u9fff\uf900-\ufaff"
@@ -154,6 +159,10 @@ def _pre_tokenizer() -> Any:
 def _english(seed: int) -> Iterator[str]:
     for example in islice(Generator(seed, noise=0.4), SAMPLES):
         yield " " + _IS_HAN.sub(" ", example.text)
+    for word in lexicon.words(LOWER):
+        yield f" {word}" * REPEATED
+    for word in lexicon.words(CAPITAL):
+        yield f" {word.capitalize()}" * REPEATED
 
 
 def _characters() -> list[str]:
