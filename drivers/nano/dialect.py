@@ -201,6 +201,8 @@ def _step(parts: list[tuple[str, str]], text: str) -> dict[str, Any]:
     args = dict[str, Any]()
     if call == "tool.call":
         args = {"name": _text("name", first), "args": _pairs(parts[1:])}
+        if not args["name"]:
+            raise Malformed("tool.call: lacks name")
         return {"call": call, "args": {key: value for key, value in args.items() if value != {}}}
     values = [value for value in [first] if value.strip()]
     for name, after in parts[1:]:

@@ -42,6 +42,12 @@ HOMOPHONES = {
 }  # fmt: skip
 """What an input method offers first for the same sound."""
 
+TURN = re.compile(
+    r" (?=(?:User|Assistant|Human|AI|System|Bot|Me|Subject|From|To|用户|助手|系统)\s?[:：])"
+    r"|(?<=[.!?。！？>]) (?=\S)",
+    re.IGNORECASE,
+)
+"""Where what was pasted may begin a new line: a turn of a conversation, a header, a sentence."""
 FILLERS = {
     "en": ("um", "uh", "like", "you know", "so", "er", "I mean", "well", "kinda", "actually",
            "just", "sort of", "basically", "hmm"),
@@ -78,6 +84,8 @@ class Noise:
                    else p for p in out]  # fmt: skip
         if self._chance(0.02):
             out.append(Piece(rng.choice((" ", "\n", "  "))))
+        if self._chance(0.5 if register == "adversarial" else 0.02):
+            out = [Piece(TURN.sub("\n", piece.text), piece.slot) for piece in out]
         return [piece for piece in out if piece.text]
 
     def _blur(self, language: str, piece: Piece) -> Piece:

@@ -269,8 +269,8 @@ async def test_nano_routes_talk_to_the_general_model_or_says_that_there_is_none(
 async def test_calls_that_are_not_served_are_planned_and_say_so_when_run() -> None:
     async with system(19, PROGRAMS) as world:
         shell = world.attach()
-        seat(world.kernel, "<|tool.list|><|end|>", dialect=NanoDialect())
-        done = await shell.llm.intent(text="which tools are there")
+        seat(world.kernel, "<|lora.list|><|end|>", dialect=NanoDialect())
+        done = await shell.llm.intent(text="which adapters are there")
         assert done.results[0].value["name"] == "ENOSYS"
         assert "ENOSYS" in done.reply
 
