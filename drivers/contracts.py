@@ -14,6 +14,7 @@ stale or damaged: then it opens at an earlier position, or at 0, and is fed agai
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import msgspec
@@ -54,7 +55,19 @@ class Offload(Protocol):
 # --- the store
 
 
-Bucket = Literal["meta", "spaces", "records", "versions", "keys", "idem", "grants", "procs", "mail"]
+Bucket = Literal[
+    "meta",
+    "spaces",
+    "records",
+    "versions",
+    "keys",
+    "idem",
+    "grants",
+    "procs",
+    "mail",
+    "whiteouts",
+    "blobs",
+]
 """The named maps of a store. Keys are 1 to 500 bytes and ordered bytewise."""
 
 
@@ -161,8 +174,27 @@ class Located(msgspec.Struct, frozen=True):
     score: float
 
 
+class Rebuild(Protocol):
+    """Work on a copy or an immutable part of an index, to be done while that goes on serving."""
+
+    def run(self) -> None:
+        """Do it, in any thread, for minutes where the index is large.
+
+        Raises OSError, or any error when the index is found to be damaged.
+        """
+
+    def cancel(self) -> None:
+        """Have ``run`` end soon, with an error. From any thread."""
+
+    def discard(self) -> None:
+        """Remove what ``run`` has written; it will not be adopted."""
+
+
 class VectorIndex(Protocol):
     """Vectors of one space. Not thread-safe: its owner calls it from one task at a time.
+
+    It is exact while it is small. A large one may be approximate (at least 0.97 of the true
+    ten nearest) once it was rebuilt.
 
     ``tag`` is a small number (0..63; the record's segment) by which a search can be narrowed
     inside the index, so that a narrowed search still finds k. Similarity is the inner
@@ -182,14 +214,31 @@ class VectorIndex(Protocol):
     ) -> None:
         """Apply changes up to ``seq``: ``upserts`` are (rid, tag), one row of ``vectors`` each.
 
-        A rid that is there already is replaced. Deleting an unknown rid is nothing.
+        A rid that is named several times has all these vectors, and one tag. A rid that is
+        there already is replaced, with all its vectors. Deleting an unknown rid is nothing.
         """
 
     def search(self, vector: Vectors, k: int, tags: frozenset[int] | None) -> list[Located]:
-        """The ``k`` nearest to a vector of shape (dimension,), best first."""
+        """The ``k`` nearest records to a vector of shape (dimension,), best first.
+
+        Of a record with several vectors the nearest counts.
+        """
 
     def scores(self, vector: Vectors, rids: Sequence[str]) -> list[float | None]:
         """The similarity of each of ``rids``; None for one that is not there."""
+
+    @property
+    def wants_rebuild(self) -> bool:
+        """Whether ``rebuild`` would have something to do. Cheap."""
+
+    def rebuild(self) -> Rebuild | None:
+        """Work that makes a large index fast, or a changed one small; one at a time."""
+
+    def adopt(self, rebuild: Rebuild) -> None:
+        """Take over what ``rebuild.run`` has made; changes since then stay in force.
+
+        Raises EIO; the index is as before then.
+        """
 
     def flush(self) -> None:
         """Write what is only in memory."""
@@ -216,6 +265,13 @@ class LexicalIndex(Protocol):
     def search(self, query: str, k: int, tags: frozenset[int] | None) -> list[Located]:
         """The ``k`` best for any of the query's words (BM25), best first. Any text is valid."""
 
+    def scores(self, query: str, rids: Sequence[str]) -> list[float]:
+        """What ``search`` would give each of ``rids``; 0 for one that is not there."""
+
+    def ceiling(self, query: str) -> float:
+        """What a document of average length would score that has each of the query's words
+        once; words that no document has count as the rarest ones do. 0 for no words."""
+
     def flush(self) -> None:
         """Write what is only in memory."""
 
@@ -226,11 +282,88 @@ class LexicalIndex(Protocol):
         """Figures for ``/proc`` and metrics."""
 
 
+class Tie(msgspec.Struct, frozen=True, order=True):
+    """What a record says of two entities, for a stretch of event and of knowledge time."""
+
+    rid: str
+    subject: str
+    """Key of an entity, as ``object``: the same for all spellings of its name."""
+    relation: str
+    object: str
+    since: float = -inf
+    until: float = inf
+    known: float = -inf
+    dropped: float = inf
+
+
+class Mentioned(msgspec.Struct, frozen=True):
+    """The entities of one record, with what it says of them."""
+
+    rid: str
+    names: dict[str, str]
+    """Key and spelling of each; those of the ties are among them."""
+    ties: list[Tie] = []
+
+
+class GraphIndex(Protocol):
+    """Entities of one space and what ties them; the same rules as for ``VectorIndex``.
+
+    Answers are in a fixed order, the newest record first, and at most ``limit`` long.
+    """
+
+    @property
+    def position(self) -> int:
+        """The last sequence number applied."""
+
+    def apply(self, seq: int, upserts: Sequence[Mentioned], deletes: Sequence[str]) -> None:
+        """Apply changes up to ``seq``. A rid that is there already is replaced.
+
+        An entity that no record mentions any more is gone.
+        """
+
+    def ties(self, entities: Sequence[str], as_of: float, known_at: float, limit: int) -> list[Tie]:
+        """What ties any of these entities to others, in either direction, at a moment.
+
+        A moment at infinity is the end of time: what is open holds there.
+        """
+
+    def mentions(self, entities: Sequence[str], limit: int) -> list[tuple[str, str]]:
+        """Rid and entity, for the records that mention any of these."""
+
+    def named(self, rids: Sequence[str]) -> dict[str, list[str]]:
+        """The entities that each record mentions, sorted; nothing for one that is not there."""
+
+    def names(self, entities: Sequence[str]) -> dict[str, str]:
+        """The spelling of each entity that is there."""
+
+    def flush(self) -> None:
+        """Write what is only in memory."""
+
+    def close(self) -> None:
+        """Flush and let go of files and memory."""
+
+    def statistics(self) -> IndexStatistics:
+        """Figures for ``/proc`` and metrics."""
+
+
+class GraphFactory(Protocol):
+    """Opens the graph of a space; a damaged or foreign one opens empty at position 0."""
+
+    def graph(self, space: int) -> GraphIndex:
+        """The graph. Raises ENODEV when the library for it is not installed."""
+
+    def remove(self, space: int) -> None:
+        """Delete the files of a space's graph."""
+
+
 class IndexFactory(Protocol):
     """Opens the indexes of a space in its folder; damaged ones open empty at position 0."""
 
     def vectors(self, space: int, dimension: int, fingerprint: str) -> VectorIndex:
-        """The vector index; one made by another embedder (fingerprint) opens empty."""
+        """The vector index of an embedder (fingerprint); each embedder has its own."""
+
+    def retire(self, space: int, fingerprint: str) -> bool:
+        """Delete the vector indexes of other embedders than this; whether there were any."""
 
     def lexical(self, space: int) -> LexicalIndex:
         """The lexical index."""

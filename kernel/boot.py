@@ -152,6 +152,7 @@ async def real_machine(
     ``key`` is for the server that has the model, where one has.
     """
     from drivers.embedder import make_embedder
+    from drivers.graph import make_graphs
     from drivers.indexes import DiskIndexes
     from drivers.llm import make_llm
     from drivers.store.lmdb import MAP_SIZE, MAX_MAP_SIZE, open_store
@@ -166,6 +167,13 @@ async def real_machine(
         async with trio.open_nursery() as hosts:
             run_dir = data / "run"
             embedder = make_embedder(settings.embedder, run_dir=run_dir, log=log, clock=clock)
+            former = make_embedder(
+                settings.embedder_before or "none",
+                run_dir=run_dir,
+                log=log,
+                clock=clock,
+                name="embedder-before",
+            )
             llm = make_llm(
                 settings.model,
                 engine=settings.engine,
@@ -176,10 +184,8 @@ async def real_machine(
             )
             nano = make_nano(settings, log, clock)
             spawner = Launcher(zygote, settings.runtime, settings.data)
-            await hosts.start(embedder.run)
-            await hosts.start(llm.run)
-            await hosts.start(nano.run)
-            await hosts.start(spawner.run)
+            for part in (embedder.run, former.run, llm.run, nano.run, spawner.run):
+                await hosts.start(part)
             yield Machine(
                 clock=clock,
                 random=Random(settings.seed or None),
@@ -187,9 +193,11 @@ async def real_machine(
                 store=store,
                 indexes=DiskIndexes(data / "index"),
                 embedder=embedder,
+                former=former,
                 llm=llm,
                 spawner=spawner,
                 nano=nano,
+                graphs=make_graphs(settings.graph, data / "graph"),
             )
             hosts.cancel_scope.cancel()
     finally:
@@ -224,8 +232,13 @@ async def booted(settings: Settings, machine: Machine, log: Log) -> AsyncIterato
         await nursery.start(kernel.memory.run)
         await nursery.start(kernel.run_alarms)
         await nursery.start(kernel.nurse.run)
+        await nursery.start(kernel.tools.run)
         if settings.policy == "model":
             await nursery.start(kernel.judge.run)
+        if settings.tidy_every:
+            nursery.start_soon(kernel.tidier.run, settings.tidy_every)
+        if settings.consolidate_every:
+            nursery.start_soon(kernel.student.run, settings.consolidate_every)
         try:
             yield kernel
         finally:

@@ -14,6 +14,7 @@ from drivers.contracts import Batch
 from kernel import trap
 from kernel.nurse import Nurse
 from kernel.sessions import Sessions
+from kernel.tools import Tools
 from kernel.trace import Trace
 from procs.mailbox import Mailboxes
 from procs.process import Born
@@ -25,16 +26,23 @@ from syscalls.errors import EAGAIN
 from syscalls.shapes import DriverInfo, Exit, Message, ProcessInfo, Quota
 from syscalls.table import TABLE
 from ums.memory import Memory
-from ums.settings import MemorySettings
+from ums.settings import MemorySettings, weighted
+from ums.traces import Traces
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kernel.connection import Connection
     from kernel.log import Log
     from kernel.machine import Machine
     from kernel.mind.loop import Mind
+    from kernel.mind.miner import Miner
     from kernel.mind.policy import Judge, Policy
     from kernel.settings import Settings
+    from kernel.study import Student
+    from kernel.tidy import Tidier
     from procs.process import Process
+    from syscalls.shapes import Record
     from syscalls.table import Call
 
 BOOT = b"boot"
@@ -76,8 +84,16 @@ class Kernel:
             machine.random,
             machine.offload,
             log,
-            MemorySettings(patience=settings.search_deadline, open_spaces=settings.open_spaces),
+            MemorySettings(
+                weights=weighted(settings.recall_weights),
+                patience=settings.search_deadline,
+                open_spaces=settings.open_spaces,
+                audit_lines=settings.audit_lines,
+            ),
+            machine.graphs,
+            machine.former,
         )
+        self.memory.cascade.remake = self._remake
         self.default_quota = Quota(
             memory=settings.agent_memory,
             files=settings.agent_files,
@@ -88,6 +104,8 @@ class Kernel:
         )
         self.connections: dict[int, Connection] = {}
         self.nurse = Nurse(self)
+        self.tools = Tools(self)
+        self.traces = Traces(self.memory, settings.tool_failures)
         self.sessions = Sessions(self)
         self.shutdown = trio.Event()
         self._space_lock = trio.Lock()
@@ -141,16 +159,41 @@ class Kernel:
         return Judge(lambda: self.llm, self.clock)
 
     @cached_property
+    def student(self) -> Student:
+        """What consolidates in the background."""
+        from kernel.study import Student
+
+        return Student(self.memory, lambda: self.miner, self.log)
+
+    @cached_property
+    def miner(self) -> Miner:
+        """What has the attached model look for facts; asked at a consolidation only."""
+        from kernel.mind.miner import Miner
+
+        return Miner(lambda: self.llm, self.clock)
+
+    @cached_property
     def policy(self) -> Policy:
         """What decides where mechanism has a choice: the rules, or the judge."""
         from kernel.mind.policy import Rules
 
         return self.judge if self.settings.policy == "model" else Rules()
 
-    def wrote(self, rid: str) -> None:
-        """A record was written: have it judged, if a model is to do that."""
+    @cached_property
+    def tidier(self) -> Tidier:
+        """What keeps spaces small."""
+        from kernel.tidy import Tidier
+
+        return Tidier(self.memory, lambda: self.policy, self.machine.offload, self.log)
+
+    def _remake(self, old: Record, left: Sequence[Record]) -> str | None:
+        """A summary some of whose sources are lost, made again of those that are left."""
+        return self.policy.summary(left) if old.kind == "summary" else None
+
+    def wrote(self, rid: str, space: int | None = None) -> None:
+        """A record was written, at home or in ``space``: have it judged, if a model is to."""
         if self.settings.policy == "model":
-            self.judge.wrote(self.memory.read(rid, None))
+            self.judge.wrote(self.memory.read(rid, None, space))
 
     # --- processes
 
@@ -171,6 +214,7 @@ class Kernel:
         if connection is not None:
             connection.cancel_calls()
         self.topics.leave(process.apid)
+        self.tools.left(process.apid)
         ended = Exit(process.apid, status, reason, value, self.clock.now())
         if process.kind != "session":
             self.log("debug", "proc", f"apid {process.apid} ({process.name}) ended: {reason}")
@@ -180,8 +224,8 @@ class Kernel:
 
     async def withdraw(self, apid: int) -> None:
         """Take back what a process that has ended was granted, and its mailbox."""
-        for space in self.memory.shared_with(apid):
-            await self.memory.revoke(space, apid)
+        self.memory.echoes.drop(apid)
+        await self.memory.sharing.withdraw(apid)
         await self.mailboxes.drop(apid)
 
     def signal_session(self, process: Process, signal: str) -> None:
@@ -357,6 +401,10 @@ class Kernel:
             "nano": self.machine.nano.statistics(),
             "mind": self.mind.statistics(),
             "policy": self.judge.statistics(),
+            "miner": self.miner.statistics(),
+            "study": self.student.statistics(),
+            "tidy": self.tidier.statistics(),
+            "tools": self.tools.statistics(),
             "spawner": self.machine.spawner.statistics(),
         }
         return {name: msgspec.to_builtins(figures) for name, figures in parts.items()}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 import trio
 
-from drivers.contracts import LLM, Clock, Embedder, IndexFactory, Offload, Store
+from drivers.contracts import LLM, Clock, Embedder, GraphFactory, IndexFactory, Offload, Store
 from procs.launcher import Spawner
 
 if TYPE_CHECKING:
@@ -73,6 +73,18 @@ def _no_llm() -> LLM:
     return NoLLM()
 
 
+def _memory_graphs() -> GraphFactory:
+    from drivers.graph import MemoryGraphs
+
+    return MemoryGraphs()
+
+
+def _no_embedder() -> Embedder:
+    from drivers.embedder.local import NoEmbedder
+
+    return NoEmbedder()
+
+
 class Machine(msgspec.Struct, frozen=True):
     """What a kernel is given."""
 
@@ -86,3 +98,7 @@ class Machine(msgspec.Struct, frozen=True):
     spawner: Spawner
     nano: LLM = msgspec.field(default_factory=_no_llm)
     """The embedded model that understands intents."""
+    graphs: GraphFactory = msgspec.field(default_factory=_memory_graphs)
+    """The entity graphs; none is opened before somebody asks."""
+    former: Embedder = msgspec.field(default_factory=_no_embedder)
+    """The embedder used before, where there is one at hand."""

@@ -118,9 +118,12 @@ class Nurse:
         )
         try:
             process.space = space or await kernel.memory.create_space(process.apid)
+            if space:
+                await monitor.lend(kernel, parent, process)
             await self._start(process, call)
         except BaseException:
             with trio.CancelScope(shield=True):
+                await kernel.memory.sharing.withdraw(process.apid)
                 await kernel.machine.store.commit(kernel.processes.discard(process))
             raise
         return process.apid

@@ -36,6 +36,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "what turns texts into vectors"
         ),
     ] = "minilm"
+    embedder_before: Annotated[
+        str,
+        _doc(
+            "the embedder used before, for a while after a change: searches use its vectors "
+            "until every record is embedded anew; empty for none"
+        ),
+    ] = ""
     model: Annotated[
         str,
         _doc(
@@ -47,6 +54,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Literal["auto", "vllm", "transformers", "openai"],
         _doc("what runs the model: auto (chooses, and says why), vllm, transformers, openai"),
     ] = "auto"
+    graph: Annotated[
+        Literal["kuzu", "ladybug", "memory", "none"],
+        _doc("what keeps the entity graphs, from the first question about entities on"),
+    ] = "kuzu"
     mind: Annotated[
         Literal["nano", "model", "none"],
         _doc(
@@ -58,6 +69,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Literal["rules", "model"],
         _doc("who judges the importance of records: rules, or in the background the model"),
     ] = "rules"
+    tidy_every: Annotated[
+        float,
+        _doc("seconds between two rounds that merge and archive records; 0 for never", ge=0.0),
+    ] = 600.0
+    consolidate_every: Annotated[
+        float,
+        _doc("seconds between two rounds that make facts of episodes; 0 for never", ge=0.0),
+    ] = 600.0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], _doc("least level that goes to stderr")
     ] = "info"
@@ -67,6 +86,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         float,
         _doc("seconds a search waits for the embedder before it answers without", ge=0.0, le=600.0),
     ] = 15.0
+    recall_weights: Annotated[
+        str,
+        _doc(
+            "how much the signals of a search count, such as voice=0,cjk_dense=1 "
+            "(docs/recall.md); the others as they are",
+            pattern=r"^([a-z_]+=[0-9.]+(,[a-z_]+=[0-9.]+)*)?$",
+        ),
+    ] = ""
     agent_memory: Annotated[
         int, _doc("bytes of private writable memory of an agent (RLIMIT_DATA)", ge=16 << 20)
     ] = 2 << 30
@@ -75,9 +102,24 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int, _doc("live children of a process, those of the operating system included", ge=0)
     ] = 1000
     agent_records: Annotated[int, _doc("records in the space of an agent", ge=0)] = 2_000_000
+    working_tokens: Annotated[
+        int,
+        _doc(
+            "tokens of working memory in one space; over it the least wanted goes to episodic "
+            "memory when the context is asked for",
+            ge=256,
+        ),
+    ] = 16384
+    tool_failures: Annotated[
+        Positive,
+        _doc("failures in a row, of one kind, after which the same tool call is refused"),
+    ] = 2
     inflight: Annotated[Positive, _doc("calls in flight of one process")] = 1024
     mailbox: Annotated[Positive, _doc("messages waiting in one mailbox")] = 1000
     open_spaces: Annotated[Positive, _doc("spaces whose indexes are kept open")] = 256
+    audit_lines: Annotated[Positive, _doc("uses by others that each space's audit remembers")] = (
+        1000
+    )
     store_limit: Annotated[
         int, _doc("most bytes the store may grow to; 0 for what the disk has", ge=0)
     ] = 0
@@ -182,7 +224,7 @@ def settings_page() -> str:
         "|---|---|---|",
     ]
     for name, default, meaning in described():
-        shown = f"`{default}`" if default else "`~/.local/share/engram`"
+        shown = f"`{default}`" if default else "`~/.local/share/engram`" if name == "data" else ""
         lines.append(f"| `{name}` | {shown} | {meaning} |")
     return "\n".join(lines) + "\n"
 

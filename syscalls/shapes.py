@@ -18,6 +18,9 @@ ProcState = Literal["NEW", "READY", "RUNNING", "WAITING", "STOPPED", "ZOMBIE"]
 ProcKind = Literal["init", "session", "python", "exec"]
 Restart = Literal["permanent", "transient", "temporary"]
 Access = Literal["read", "write"]
+Paging = Literal["off", "auto"]
+Task = Literal["merge", "cool", "archive", "forget"]
+"""What keeps a space small: see ``mem.tidy``."""
 Level = Literal["debug", "info", "warning", "error"]
 
 Apid = Annotated[int, Meta(ge=1, description="agent process id, never reused")]
@@ -140,6 +143,9 @@ class Fact(Shape, forbid_unknown_fields=True):
     subject: Annotated[str, Meta(min_length=1, max_length=400)]
     relation: Annotated[str, Meta(min_length=1, max_length=200)]
     object: Annotated[str, Meta(min_length=1, max_length=4000)]
+    functional: bool | None = None
+    """Whether a subject has one object at a time, so that a newer one supersedes; by default
+    what the table of well-known relations says (``lives_in``, ``works_at``, ``email``...)."""
 
 
 class Evidence(Shape, forbid_unknown_fields=True):
@@ -189,6 +195,8 @@ class Record(Shape):
     """Rid of the fact that replaced this one; both are kept."""
     stale: str = ""
     """Why it should not be relied on: what it was made from has changed or is gone."""
+    gaps: list[tuple[float, float]] = []
+    """Stretches between ``valid_from`` and ``valid_to`` in which another fact was so."""
 
 
 class Note(Shape, forbid_unknown_fields=True):
@@ -227,13 +235,28 @@ class Filter(Shape, forbid_unknown_fields=True):
 
 
 class Parts(Shape, omit_defaults=False):
-    """What each signal contributed to a score; 0 where it was silent."""
+    """What each signal contributed to a score; 0 where it was silent. They sum to the score."""
 
     dense: float = 0.0
+    """Near in meaning."""
     lexical: float = 0.0
+    """Words in common."""
     graph: float = 0.0
+    """Tied to an entity that the query names."""
     time: float = 0.0
+    """Of a time that the query names."""
     activation: float = 0.0
+    """Used recently and often."""
+    context: float = 0.0
+    """What was said just before and after it in the conversation."""
+    session: float = 0.0
+    """The best of its session."""
+    nearby: float = 0.0
+    """What was written around the same time."""
+    voice: float = 0.0
+    """Said by, or about, somebody whom the query names."""
+    form: float = 0.0
+    """Negative for a question: it asks rather than tells."""
 
 
 class Provenance(Shape):
@@ -279,13 +302,41 @@ class Version(Shape):
 
 
 class Grant(Shape):
-    """Who else may use a space."""
+    """Who else may use a space, or one record of it, or what fits a filter."""
 
     space: int
     apid: int
     access: Access
     granted: float = 0.0
     by: int = 0
+    id: int = 0
+    """Its number, never used again."""
+    rid: str = ""
+    """The one record that it is for."""
+    filter: Filter | None = None
+    """What a record must fit."""
+    until: float | None = None
+    """When it ends by itself."""
+    parent: int = 0
+    """The grant that it was passed on from, and ends with."""
+
+
+class AuditLine(Shape):
+    """One use of a space by a process that does not own it."""
+
+    space: int
+    apid: int
+    call: str
+    seq: int = 0
+    """Number within the space."""
+    at: float = 0.0
+    rids: list[str] = []
+    """The records that were answered with; of many the first hundred."""
+    count: int = 0
+    """How many they were."""
+    query: str = ""
+    about: str = ""
+    """What was granted, taken back or attached."""
 
 
 class SpaceInfo(Shape, omit_defaults=False):
@@ -305,6 +356,15 @@ class SpaceInfo(Shape, omit_defaults=False):
     indexed: dict[str, int]
     """Sequence number that each derived index has reached."""
     grants: list[Grant]
+    """Those in force; who does not own the space sees its own only."""
+    layers: list[int] = []
+    """Numbers of the layers it stands on, the one that is written first."""
+    attached: list[int] = []
+    """Spaces whose layers lie under its own, read-only."""
+    origin: int = 0
+    """The space that it was made from by a snapshot or a fork."""
+    sealed: bool = False
+    """Whether it is a snapshot, which nothing is written to."""
 
 
 # --- language models
@@ -317,6 +377,15 @@ class ChatMessage(Shape, forbid_unknown_fields=True):
     content: str
 
 
+class Paged(Shape, omit_defaults=False):
+    """One record that was paged into a prompt."""
+
+    rid: str
+    tokens: int
+    why: str
+    """In words: which signals found it, and for which words."""
+
+
 class Usage(Shape, omit_defaults=False):
     """Tokens of one generation."""
 
@@ -324,6 +393,8 @@ class Usage(Shape, omit_defaults=False):
     cached: int = 0
     """Those of ``prompt`` that did not have to be computed again."""
     completion: int = 0
+    paged: list[Paged] = []
+    """What the memory fault put into the prompt, best first."""
 
 
 # --- system

@@ -9,6 +9,8 @@ record once, whatever its history.
 Two locks. ``use`` is held around every touch of the index, which is not thread-safe, and is
 short. ``feed`` is held while a page is on its way, which may mean waiting for the embedder;
 searches go on meanwhile.
+
+A large vector index is rebuilt from time to time; that happens aside, with neither lock.
 """
 
 from __future__ import annotations
@@ -20,18 +22,33 @@ import msgspec
 import trio
 
 from drivers.contracts import LexicalIndex, VectorIndex
-from syscalls.errors import ENODEV
+from syscalls.errors import EIO, ENODEV
 from ums import records as form
-from ums.records import UPSERT, Stored
+from ums.passages import passages
+from ums.records import UPSERT, Change, Stored
 from ums.rid import unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from drivers.contracts import Embedder, IndexFactory, Located, Offload, Store, Vectors
+    from drivers.contracts import (
+        Embedder,
+        IndexFactory,
+        Located,
+        Offload,
+        Rebuild,
+        Store,
+        Vectors,
+    )
 
 Index = TypeVar("Index", VectorIndex, LexicalIndex)
 T = TypeVar("T")
+PAGE_BYTES = 8 << 20
+"""Bytes of records after which a page is not made longer."""
+GROUP = 32
+"""Records of a page that are read at once."""
+EMBED = 256
+"""Texts that are embedded at once: between them a search gets its turn at the embedder."""
 Kind = Literal["lexical", "dense"]
 
 
@@ -56,21 +73,27 @@ class Page(msgspec.Struct):
 
 
 def read_page(store: Store, space: int, after: int, limit: int) -> Page | None:
-    """The next entries above ``after``; None when there are none."""
+    """The next entries above ``after``, at most ``limit``; None when there are none."""
     entries = store.journal(space, after, limit)
     if not entries:
         return None
-    latest = {}
-    for _, payload in entries:
-        change = form.decode_change(payload)
-        latest[change.rid] = change
     prefix = form.space_key(space)
-    changes = list(latest.values())
-    values = store.get_many("records", [prefix + change.rid for change in changes])
-    page = Page(entries[-1][0], [], [])
-    for change, value in zip(changes, values, strict=True):
-        rid = unpack(change.rid)
-        if value is None:
+    values: dict[bytes, bytes | None] = {}
+    latest: dict[bytes, Change] = {}
+    read = done = 0
+    # Any first part of the entries is a page too, so that long records make short pages.
+    while done < len(entries) and read < PAGE_BYTES:
+        changes = [form.decode_change(payload) for _, payload in entries[done : done + GROUP]]
+        fresh = list({change.rid: None for change in changes if change.rid not in values})
+        found = store.get_many("records", [prefix + rid for rid in fresh])
+        values.update(zip(fresh, found, strict=True))
+        read += sum(len(value or b"") for value in found)
+        latest.update((change.rid, change) for change in changes)
+        done += len(changes)
+    page = Page(entries[done - 1][0], [], [])
+    for change in latest.values():
+        value, rid = values[change.rid], unpack(change.rid)
+        if value is None or form.is_packed(value):
             page.deletes.append(rid)
         elif change.op == UPSERT:
             stored = form.decode(value)
@@ -215,6 +238,9 @@ class DenseFollower(Follower[VectorIndex]):
     ) -> None:
         super().__init__(space, store, factory, offload)
         self._embedder = embedder
+        self._retired = False
+        self.large = False
+        """Whether the index wants a rebuild."""
 
     def _opener(self) -> Callable[[], VectorIndex]:
         info = self._embedder.info
@@ -224,22 +250,90 @@ class DenseFollower(Follower[VectorIndex]):
 
     async def step(self, page: int, *, background: bool = False) -> bool:
         """As in ``Follower``, once the embedder can serve. Raises ENODEV and EIO too."""
-        await self._embedder.ready()
-        return await super().step(page, background=background)
+        info = await self._embedder.ready()
+        went = await super().step(page, background=background)
+        if not self._retired and self.position >= self._store.last(self.space):
+            # Only now: until here an older embedder's vectors were of use to who goes back.
+            self._retired = True
+            await self._run(partial(self._factory.retire, self.space, info.fingerprint))
+        return went
 
     async def _apply(self, page: Page, background: bool) -> None:
-        vectors = await self._vectors([s.content for _, _, s in page.upserts], background)
-        items = [(rid, tag) for rid, tag, _ in page.upserts]
-        await self.call(lambda index: index.apply(page.seq, items, vectors, page.deletes))
+        info = await self._embedder.ready()
+        items: list[tuple[str, int]] = []
+        texts: list[str] = []
+        deletes = list(page.deletes)
+        for rid, tag, stored in page.upserts:
+            if stored.cold:
+                deletes.append(rid)
+            else:
+                cut = passages(stored.content, info.max_tokens)
+                items += [(rid, tag)] * len(cut)
+                texts += cut
+        vectors = await self._vectors(texts, info.dimension, background)
+        await self.call(lambda index: index.apply(page.seq, items, vectors, deletes))
         self.position = page.seq
 
-    async def _vectors(self, texts: Sequence[str], background: bool) -> Vectors:
-        if texts:
-            return await self._embedder.embed(texts, background=background)
+    async def _vectors(self, texts: Sequence[str], dimension: int, background: bool) -> Vectors:
         import numpy
 
-        info = await self._embedder.ready()
-        return numpy.empty((0, info.dimension), numpy.float32)
+        rows = [numpy.empty((0, dimension), numpy.float32)]
+        for start in range(0, len(texts), EMBED):
+            part = texts[start : start + EMBED]
+            rows.append(await self._embedder.embed(part, background=background))
+        return numpy.concatenate(rows)
+
+    async def call(self, work: Callable[[VectorIndex], T]) -> T:
+        """As in ``Follower``; looks whether the index has grown too large for its form."""
+        found = await super().call(work)
+        if self._index is not None:
+            self.large = self._index.wants_rebuild
+        return found
+
+    async def opened(self) -> None:
+        """As in ``Follower``."""
+        await super().opened()
+        if self._index is not None:
+            self.large = self._index.wants_rebuild
+
+    async def rebuild(self) -> None:
+        """Rebuild what has grown large, aside. Raises Damaged; EIO when the disk fails."""
+        async with self.use:
+            index = await self._opened()
+            work = await self._run(index.rebuild)
+        if work is None:
+            return
+        taken = False
+        try:
+            await self._aside(work)
+            async with self.use:
+                if self._index is index:  # else it was closed or mended meanwhile
+                    taken = True
+                    await self._offload(partial(index.adopt, work))
+                    self.large = index.wants_rebuild
+        finally:
+            if not taken:
+                work.discard()  # cancelled too: nobody will come for it
+
+    async def _aside(self, work: Rebuild) -> None:
+        failure: EIO | Damaged | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancelling, work)
+            try:
+                await self._built(work)
+            except (EIO, Damaged) as error:
+                failure = error  # to be raised as itself and not in a group
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _built(self, work: Rebuild) -> None:
+        try:
+            await self._offload(work.run)
+        except OSError as error:
+            raise EIO(f"vectors: {error}", driver="vectors") from error
+        except Exception as error:
+            raise Damaged(self.kind, self.openings, repr(error)) from error
 
     async def search(self, vector: Vectors, k: int, tags: frozenset[int] | None) -> list[Located]:
         """The nearest to a vector. Raises Damaged."""
@@ -248,6 +342,14 @@ class DenseFollower(Follower[VectorIndex]):
     async def scores(self, vector: Vectors, rids: Sequence[str]) -> list[float | None]:
         """The similarity of each rid; None where it has no vector. Raises Damaged."""
         return await self.call(lambda index: index.scores(vector, rids))
+
+
+async def _cancelling(work: Rebuild) -> None:
+    """Have a rebuild end when the one who waits for it is cancelled."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        work.cancel()
 
 
 def words(stored: Stored) -> str:

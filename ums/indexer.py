@@ -9,6 +9,10 @@ and take turns there.
                                                      ^
     search ──────────────────── advance(to last) ────┘
 
+A vector index that has grown large is rebuilt aside, one at a time, while it goes on serving:
+
+    worker sees ``dense.large`` ──> large backlog ──> builder ──> follower.rebuild
+
 An index that fails in use is removed with the other one of its space (they share a folder),
 opens empty, and is fed again.
 """
@@ -22,15 +26,15 @@ import msgspec
 import trio
 
 from syscalls.errors import EIO, ENODEV
-from ums.follower import Damaged, DenseFollower, Follower, Kind, LexicalFollower
+from ums.backlog import Backlog
+from ums.follower import Damaged, DenseFollower, Kind, LexicalFollower
+from ums.pair import Pair
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from drivers.contracts import Embedder, IndexFactory, LexicalIndex, Offload, Store, VectorIndex
+    from drivers.contracts import Embedder, IndexFactory, Located, Offload, Store
     from ums.settings import Log, MemorySettings
-
-    AnyFollower = Follower[LexicalIndex] | Follower[VectorIndex]
 
 PROGRESS = 5.0
 PATIENT_FAILURES = 3
@@ -45,71 +49,12 @@ class IndexerStatistics(msgspec.Struct, frozen=True):
     lexical_backlog: int
     """Spaces that wait for a worker."""
     dense_backlog: int
+    rebuilding: int
+    """Spaces whose vector index is being rebuilt, or waits for that."""
     damaged: int
     """Times that indexes were removed because one of them failed."""
     recovering: str
     """What the pass after the start is at; empty when it is done."""
-
-
-class Backlog:
-    """Spaces that wait to be worked on, each once, first come first served."""
-
-    def __init__(self) -> None:
-        self._spaces: dict[int, float] = {}
-        """With the time when they came."""
-        self._come = trio.Event()
-
-    def __len__(self) -> int:
-        return len(self._spaces)
-
-    def add(self, space: int) -> None:
-        """Put a space at the end, if it is not waiting already."""
-        if space not in self._spaces:
-            self._spaces[space] = trio.current_time()
-            self._come.set()
-
-    async def take(self, linger: float) -> int:
-        """The next space, ``linger`` seconds after it came at the soonest.
-
-        Changes that follow each other closely are then applied together; a search in
-        between does not wait for this but applies what it needs.
-        """
-        await trio.lowlevel.checkpoint()
-        while True:
-            while not self._spaces:
-                self._come = trio.Event()
-                await self._come.wait()
-            due = next(iter(self._spaces.values())) + linger
-            if due <= trio.current_time():
-                break
-            await trio.sleep_until(due)  # another worker may have taken it meanwhile
-        space = next(iter(self._spaces))
-        del self._spaces[space]
-        return space
-
-
-class Pair:
-    """The two indexes of a space."""
-
-    def __init__(self, lexical: LexicalFollower, dense: DenseFollower) -> None:
-        self.lexical = lexical
-        self.dense = dense
-        self.users = 0
-        """Tasks that are between two uses: it is not closed under them."""
-        self.failures = 0
-        """Damages since something was last applied."""
-
-    def side(self, kind: Kind) -> AnyFollower:
-        """One of the two."""
-        return self.lexical if kind == "lexical" else self.dense
-
-    def idle(self) -> bool:
-        """Whether nobody uses it."""
-        return self.users == 0
-
-    def is_open(self) -> bool:
-        """Whether either holds files and memory."""
-        return self.lexical.is_open or self.dense.is_open
 
 
 class Indexer:
@@ -123,10 +68,12 @@ class Indexer:
         offload: Offload,
         log: Log,
         settings: MemorySettings,
+        former: Embedder | None = None,
     ) -> None:
         self._store = store
         self._factory = factory
         self._embedder = embedder
+        self._former = former
         self._offload = offload
         self._log = log
         self._settings = settings
@@ -134,7 +81,11 @@ class Indexer:
         self._backlogs: dict[Kind, Backlog] = {"lexical": Backlog(), "dense": Backlog()}
         self._pages = {"lexical": settings.lexical_page, "dense": settings.dense_page}
         self._rates = {"lexical": settings.lexical_rate, "dense": settings.dense_rate}
+        self._large = Backlog()
+        self._building = 0
         self._crowded = trio.Event()
+        self._bytes = 0
+        """Memory of all pairs, as last weighed."""
         self._damaged = 0
         self._recovering = ""
         self._told = False
@@ -146,21 +97,51 @@ class Indexer:
 
     @asynccontextmanager
     async def using(self, space: int) -> AsyncIterator[Pair]:
-        """The indexes of a space, kept from being closed meanwhile."""
+        """The indexes of a space, kept from being closed meanwhile.
+
+        Where as many as may be are open already, one that nobody uses is closed first. So the
+        most that are open is ``open_spaces`` and those in use at this moment.
+        """
+        if space not in self._pairs and len(self._pairs) >= self._settings.open_spaces:
+            await self._make_room()
         pair = self._pairs.pop(space, None)
         if pair is None:
-            pair = Pair(
-                LexicalFollower(space, self._store, self._factory, self._offload),
-                DenseFollower(space, self._store, self._factory, self._offload, self._embedder),
-            )
+            pair = self._pair(space)
         self._pairs[space] = pair  # at the end: most recently used
         pair.users += 1
         try:
             yield pair
         finally:
             pair.users -= 1
-            if len(self._pairs) > self._settings.open_spaces:
+            self._bytes += pair.weigh()
+            if self._too_many() or self._bytes > self._settings.index_memory:
                 self._crowded.set()
+
+    def _pair(self, space: int) -> Pair:
+        base = (space, self._store, self._factory, self._offload)
+        former = None if self._former is None else DenseFollower(*base, self._former)
+        return Pair(LexicalFollower(*base), DenseFollower(*base, self._embedder), former)
+
+    async def formerly(
+        self, pair: Pair, query: str, n: int, tags: frozenset[int] | None
+    ) -> list[Located]:
+        """What the embedder before finds, as long as the vectors of the new one are not complete.
+
+        Nothing when that embedder is not at hand. What was written since it went is not among
+        its vectors, but found by its words. Never raises for a failing index.
+        """
+        old, former = self._former, pair.former
+        if old is None or former is None or old.state != "ready":
+            return []
+        if pair.dense.position >= self._store.last(pair.dense.space):
+            return []
+        try:
+            await old.ready()
+            vector = (await old.embed([query]))[0]
+            return await former.search(vector, n, tags)
+        except (Damaged, EIO, ENODEV) as error:
+            self._log("warning", "indexes", f"the embedder before is of no use: {error}")
+            return []
 
     async def caught_up(self, pair: Pair, kind: Kind, seq: int, deadline: float) -> bool:
         """Bring an index up to ``seq`` before ``deadline`` (trio's clock); whether it is.
@@ -226,6 +207,7 @@ class Indexer:
                 nursery.start_soon(self._work, "lexical")
             for _ in range(settings.dense_workers):
                 nursery.start_soon(self._work, "dense")
+            nursery.start_soon(self._build)
             nursery.start_soon(self._evict)
             nursery.start_soon(self._flush)
             nursery.start_soon(self.recover, spaces)
@@ -241,6 +223,8 @@ class Indexer:
                 going = await self._step(pair, kind) or await self._rest(pair, kind)
                 if pair.side(kind).position < self._store.last(space):
                     backlog.add(space)
+                if pair.dense.large:
+                    self._large.add(space)
             if not going:
                 return
 
@@ -257,6 +241,26 @@ class Indexer:
             self._log("warning", "indexes", f"space {space}: {kind} waits: {error.message}")
             return False
         return True
+
+    async def _build(self) -> None:
+        """Rebuild vector indexes that have grown large, one at a time: a build takes memory."""
+        while True:
+            space = await self._large.take(0.0)
+            self._building = 1
+            async with self.using(space) as pair:
+                try:
+                    while pair.dense.large:
+                        began = trio.current_time()
+                        await pair.dense.rebuild()
+                        taken = trio.current_time() - began
+                        self._log("info", "indexes", f"space {space}: rebuilt in {taken:.1f} s")
+                except Damaged as damage:
+                    await self.mend(pair, damage)
+                except (EIO, ENODEV) as error:
+                    # It serves as it is; the next change of the space tries again.
+                    self._log("warning", "indexes", f"space {space}: not rebuilt: {error.message}")
+                    await trio.sleep(self._settings.retry)
+            self._building = 0
 
     async def _rest(self, pair: Pair, kind: Kind) -> bool:
         """Wait after a failure, longer each time; False when there is no use in going on."""
@@ -275,38 +279,51 @@ class Indexer:
             return False
         return True
 
+    def _too_many(self) -> bool:
+        return len(self._pairs) > self._settings.open_spaces
+
     async def _evict(self) -> None:
         """Close the least recently used indexes when there are too many or they are too big."""
         while True:
-            with trio.move_on_after(self._settings.flush_after):
-                await self._crowded.wait()
+            await self._crowded.wait()
             self._crowded = trio.Event()
-            held = {space: self._memory(pair) for space, pair in self._pairs.items()}
-            total = sum(held.values())
-            for space, size in held.items():
-                many = len(self._pairs) > self._settings.open_spaces
-                if not many and total <= self._settings.index_memory:
+            for space in list(self._pairs):
+                if not self._too_many() and self._bytes <= self._settings.index_memory:
                     break
-                if await self._close(space):
-                    total -= size
+                await self._close(space)
+            else:
+                await trio.sleep(self._settings.linger)  # all are in use: who leaves calls again
 
-    def _memory(self, pair: Pair) -> int:
-        return pair.lexical.memory() + pair.dense.memory()
+    async def _make_room(self) -> None:
+        """Close the least recently used pairs that nobody uses, until there is room for one.
 
-    async def _close(self, space: int) -> bool:
-        """Close the indexes of a space that nobody uses; whether they are."""
-        pair = self._pairs[space]
-        if not pair.idle():
-            return False
-        for side in (pair.lexical, pair.dense):
-            try:
-                await side.close()
-            except Damaged as damage:
-                await self.mend(pair, damage)
+        Tasks that need room at the same time close different ones.
+        """
+        while len(self._pairs) >= self._settings.open_spaces:
+            idle = (space for space, pair in self._pairs.items() if pair.idle())
+            space = next(idle, None)
+            if space is None:
+                return
+            await self._close(space)
+
+    async def _close(self, space: int) -> None:
+        """Close the indexes of a space, unless somebody uses or closes them."""
+        pair = self._pairs.get(space)
+        if pair is None or not pair.idle():
+            return
+        pair.closing = True
+        try:
+            for side in pair.sides:
+                try:
+                    await side.close()
+                except Damaged as damage:
+                    await self.mend(pair, damage)
+        finally:
+            pair.closing = False
+        self._bytes += pair.weigh()
         # Somebody may have come while it was closing, and opens it again.
-        if pair.idle() and not pair.is_open():
-            self._pairs.pop(space, None)
-        return True
+        if pair.idle() and not pair.is_open() and self._pairs.get(space) is pair:
+            del self._pairs[space]
 
     async def _flush(self) -> None:
         """Write out what has been in an index's memory only for long enough."""
@@ -314,7 +331,7 @@ class Indexer:
             await trio.sleep(self._settings.flush_after / 2)
             oldest = trio.current_time() - self._settings.flush_after
             for pair in list(self._pairs.values()):
-                for side in (pair.lexical, pair.dense):
+                for side in pair.sides:
                     if side.dirty_since is not None and side.dirty_since <= oldest:
                         try:
                             await side.flush()
@@ -360,6 +377,8 @@ class Indexer:
                             "indexes",
                             f"{kind}: space {number} of {len(order)}: {done:.0%} rebuilt",
                         )
+                if pair.dense.large:
+                    self._large.add(space)
             self._recovering = f"{kind}: {number} of {len(order)} spaces"
             await trio.lowlevel.checkpoint()
         if behind:
@@ -368,7 +387,7 @@ class Indexer:
     async def aclose(self) -> None:
         """Close all indexes; nobody uses them any more."""
         for pair in list(self._pairs.values()):
-            for side in (pair.lexical, pair.dense):
+            for side in pair.sides:
                 try:
                     await side.close()
                 except Damaged as damage:
@@ -381,6 +400,7 @@ class Indexer:
             sum(pair.is_open() for pair in self._pairs.values()),
             len(self._backlogs["lexical"]),
             len(self._backlogs["dense"]),
+            len(self._large) + self._building,
             self._damaged,
             self._recovering,
         )

@@ -2,96 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import msgspec
-import trio
-
-from syscalls.errors import EDQUOT, LoadFault, MachineFault
-from ums.indexer import Indexer, IndexerStatistics
-from ums.recall.search import Recall, RecallStatistics
-from ums.rid import space_of
-from ums.settings import MemorySettings
-from ums.sharing import Sharing
-from ums.spaces import Spaces
+from drivers.contracts import Batch
+from syscalls.calls.mem import Search
+from syscalls.errors import EDQUOT, ENOENT
+from syscalls.shapes import AuditLine
+from ums.attic import rummage
+from ums.parts import Parts
+from ums.reach import Reach
+from ums.rid import pack, space_of
+from ums.walk import Walk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from random import Random
 
-    from drivers.contracts import Clock, Embedder, IndexFactory, Offload, Store
-    from syscalls.calls.mem import Hits, Search, Update, Written
-    from syscalls.shapes import Access, Grant, Note, Record, Segment, SpaceInfo, Version
-    from ums.settings import Log
+    from syscalls.calls.learn import Consolidated
+    from syscalls.calls.mem import Hits, Update, Written
+    from syscalls.shapes import (
+        Access,
+        Filter,
+        Grant,
+        Note,
+        Record,
+        Segment,
+        SpaceInfo,
+        Version,
+    )
+    from ums.consolidate import Task
+    from ums.moment import Moment
+    from ums.sharing import Scope
+    from ums.view import Allows, Guard, View
+
+ALIKE = 1000
+"""Characters by which records that are alike are looked for."""
+USED = 10
+"""Hits of a search that count as used."""
 
 
-class MemoryStatistics(msgspec.Struct, frozen=True):
-    """Figures of memory since the start."""
-
-    spaces_open: int
-    grants: int
-    written: int
-    """Records written, new versions included."""
-    expired: int
-    """Times that a sweep changed a space."""
-    indexes: IndexerStatistics
-    recall: RecallStatistics
-
-
-@dataclass(eq=False, repr=False)
-class Memory:
-    """All spaces with their indexes and grants, and what they stand on."""
-
-    store: Store
-    indexes: IndexFactory
-    embedder: Embedder
-    clock: Clock
-    random: Random
-    offload: Offload
-    log: Log
-    settings: MemorySettings = field(default_factory=MemorySettings)
-
-    def __post_init__(self) -> None:
-        self._spaces = Spaces(self.store, self.clock, self.random)
-        self._sharing = Sharing(self.store, self.clock)
-        self._indexer = Indexer(
-            self.store, self.indexes, self.embedder, self.offload, self.log, self.settings
-        )
-        self._recall = Recall(self.store, self._indexer, self.embedder, self.clock, self.settings)
-        self._written = 0
-        self._expired = 0
-
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Index, expire and check in the background until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._indexer.run, self._spaces.numbers())
-            nursery.start_soon(self._keep_house)
-            task_status.started()
-
-    async def _keep_house(self) -> None:
-        while True:
-            await trio.sleep(self.settings.housekeeping)
-            try:
-                await self.sweep()
-                await self._spaces.checkpoint()
-            except (MachineFault, LoadFault) as error:
-                # Nothing depends on it now: expired records are invisible without it.
-                self.log("warning", "memory", f"housekeeping is put off: {error.message}")
-
-    async def sweep(self) -> None:
-        """Erase the records whose time to live is over (they are invisible already)."""
-        for space in await self._spaces.sweep():
-            self._expired += 1
-            self._indexer.changed(space)
-
-    async def aclose(self) -> None:
-        """Close the indexes and store the sums. ``run`` has ended."""
-        await self._indexer.aclose()
-        try:
-            await self._spaces.checkpoint(everything=True)
-        except MachineFault as error:
-            self.log("warning", "memory", f"the sums are left to the journal: {error.message}")
+class Memory(Parts):
+    """All spaces with their indexes and grants: what can be asked of them."""
 
     # --- spaces
 
@@ -107,33 +57,104 @@ class Memory:
         """As ``resolve``; None when there is none."""
         return self._spaces.known(ref)
 
-    @staticmethod
-    def space_of(rid: str) -> int:
-        """The number of the space that a record is in, there or not. Raises EINVAL."""
-        return space_of(rid)
+    def space_of(self, rid: str) -> int:
+        """The number of the space that a record was written to, there or not. Raises EINVAL."""
+        layer = space_of(rid)
+        try:
+            return self._spaces.home(layer)
+        except ENOENT:
+            return layer
+
+    def holds(self, space: int, rid: str) -> bool:
+        """Whether a record is, or was, one of a space's: its own or of a layer below."""
+        known = self.known(space)
+        return known is not None and self._spaces.open(known).stack.holds(pack(rid))
+
+    def view(self, space: int) -> View:
+        """What can be read of a space, through its layers. Raises ENOENT."""
+        return self._spaces.open(space)
 
     async def stat(self, space: int) -> SpaceInfo:
         """Sums, indexes and grants of a space. Raises ENOENT."""
         info = self._spaces.open(space).info()
-        info.indexed = await self._indexer.positions(space)
-        info.grants = self._sharing.of(space)
+        info.indexed = await self._positions(info)
+        info.grants = self.sharing.of(space)
         return info
 
-    async def share(self, space: int, apid: int, access: Access, by: int = 0) -> Grant:
-        """Let a process use a space. Raises ENOENT."""
-        return await self._sharing.share(self.resolve(space), apid, access, by)
+    async def _positions(self, info: SpaceInfo) -> dict[str, int]:
+        """How far each kind of index is: where any layer's is behind, as far as that one."""
+        reached: dict[str, int] = {}
+        for layer in info.layers:
+            last = self.store.last(layer)
+            if not last and len(info.layers) > 1:
+                continue  # nothing in it, nothing to open
+            for kind, position in (await self._indexer.positions(layer)).items():
+                at = info.seq if position >= last else min(position, info.seq)
+                reached[kind] = min(reached.get(kind, at), at)
+        return reached
 
-    async def revoke(self, space: int, apid: int) -> None:
-        """Take a grant back. Raises ENOENT."""
-        await self._sharing.revoke(space, apid)
+    # --- layers
+
+    async def snapshot(self, space: int, owner: int, name: str = "") -> int:
+        """Keep a space as it is now; the number of the snapshot, a space that stays so.
+
+        A few keys of the store, whatever the space holds. Raises ENOENT, EEXIST, EAGAIN.
+        """
+        return await self._spaces.branch(space, owner, name, sealed=True)
+
+    async def fork(self, space: int, owner: int, name: str = "") -> int:
+        """As ``snapshot``, but of a space that goes on by itself."""
+        return await self._spaces.branch(space, owner, name, sealed=False)
+
+    async def attach(self, space: int, other: int, grant: int = 0) -> None:
+        """Put another space, as it is now, under a space's own records; read-only.
+
+        ``grant`` is the share that this rests on and ends with. Raises ENOENT, EEXIST, EINVAL.
+        """
+        await self._spaces.attach(space, other, grant)
+
+    async def detach(self, space: int, other: int) -> None:
+        """Take an attached space away again. Raises ENOENT."""
+        await self._spaces.detach(space, other)
+
+    # --- sharing
+
+    async def share(
+        self,
+        space: int,
+        apid: int,
+        access: Access,
+        by: int = 0,
+        *,
+        only: str | Filter | None = None,
+        ttl: float | None = None,
+        parent: int = 0,
+    ) -> Grant:
+        """Let a process use a space, or only a record (rid) of it, or what fits a filter.
+
+        ``ttl`` is in seconds; ``parent`` is the grant that it is passed on from, which it never
+        exceeds. Raises ENOENT, EPERM.
+        """
+        return await self.sharing.share(
+            self.resolve(space), apid, access, by, only=only, ttl=ttl, parent=parent
+        )
+
+    async def revoke(
+        self, space: int, apid: int, *, by: int | None = None, grant: int | None = None
+    ) -> None:
+        """Take grants back (those that ``by`` gave, or one), and what was passed on of them.
+
+        Effective from the moment of the call. Raises ENOENT.
+        """
+        await self.sharing.revoke(space, apid, by=by, grant=grant)
 
     def access(self, apid: int, space: int, own_space: int = 0) -> Access | None:
-        """What a process may do with a space; None is nothing."""
-        return self._sharing.access(apid, own_space, space)
+        """What a process may do with a whole space; None is nothing, or only with a part."""
+        return self.sharing.access(apid, own_space, space)
 
     def shared_with(self, apid: int) -> list[int]:
-        """The spaces that were shared with a process."""
-        return self._sharing.shared_with(apid)
+        """The spaces of which something was shared with a process."""
+        return self.sharing.shared_with(apid)
 
     # --- records
 
@@ -157,7 +178,8 @@ class Memory:
             await self.sweep()
             written = await home.write(note, writer, call, limit=limit)
         self._written += 1
-        self._indexer.changed(space)
+        self._changed(space)
+        await self.cascade.follow(space)
         return written
 
     async def write_many(
@@ -177,16 +199,32 @@ class Memory:
             await self.sweep()
             written = await home.write_many(notes, writer, call, limit=limit)
         self._written += len(written)
-        self._indexer.changed(space)
+        self._changed(space)
+        await self.cascade.follow(space)
         return written
 
-    def read(self, rid: str, version: int | None = None) -> Record:
-        """A record, or an older version of it. Raises ENOENT, EINVAL."""
-        return self._spaces.open(space_of(rid)).read(rid, version)
+    def read(
+        self,
+        rid: str,
+        version: int | None = None,
+        space: int | None = None,
+        guard: Guard | None = None,
+    ) -> Record:
+        """A record, or an older version of it, as ``space`` has it (default: its home).
 
-    def read_key(self, space: int, key: str, version: int | None = None) -> Record:
-        """The record of a key. Raises ENOENT."""
-        return self._spaces.open(space).find(key, version)
+        ``guard`` is asked about the version. Raises ENOENT, EINVAL, EPERM.
+        """
+        record = self._spaces.open(self._place(rid, space)).read(rid, version, guard)
+        return self.keeper.shown(record)
+
+    def _place(self, rid: str, space: int | None) -> int:
+        return self.space_of(rid) if space is None else space
+
+    def read_key(
+        self, space: int, key: str, version: int | None = None, guard: Guard | None = None
+    ) -> Record:
+        """The record of a key. Raises ENOENT, EPERM."""
+        return self.keeper.shown(self._spaces.open(space).find(key, version, guard))
 
     async def newest(
         self,
@@ -194,41 +232,160 @@ class Memory:
         segment: Segment | None = None,
         limit: int = 20,
         before: str | None = None,
+        *,
+        allows: Allows | None = None,
     ) -> list[Record]:
-        """Live records, newest first, from just before the rid ``before``."""
-        return await self._spaces.open(space).newest(limit, before=before, segment=segment)
+        """Live records, newest first, from just before the rid ``before``.
 
-    async def search(self, spaces: Sequence[int], call: Search) -> Hits:
-        """The best records of all these spaces together; never raises for a failing index."""
-        return await self._recall.search(spaces, call)
+        ``allows`` leaves out what the reader may not see.
+        """
+        home = self._spaces.open(space)
+        found = await home.newest(limit, before=before, segment=segment, allows=allows)
+        return [self.keeper.shown(record) for record in found]
 
-    async def update(self, writer: int, call: Update, name: str = "mem.update") -> Written:
-        """Add a version. Raises ENOENT, ECONFLICT, EINVAL."""
-        space = space_of(call.rid)
-        written = await self._spaces.open(space).update(call, writer, name)
+    async def search(self, spaces: Sequence[int | Scope], call: Search) -> Hits:
+        """The best records of all these spaces together; never raises for a failing index.
+
+        Of a ``Scope`` only what it covers is searched, and what is answered with is noted in
+        the audit of its space. Raises EIO where that cannot be.
+        """
+        reach = self.reach(spaces)
+        hits = await self._recall.search(reach, call)
+        if call.include_archived and len(hits.hits) < call.k:
+            hits.hits += await rummage(reach, call, self.clock.now(), hits.hits)
+        lines = []
+        for scope in spaces:
+            if not isinstance(scope, int) and scope.apid:
+                rids = [hit.rid for hit in hits.hits if hit.provenance.space == scope.space]
+                if rids or len(spaces) == 1:
+                    line = AuditLine(scope.space, scope.apid, "mem.search", rids=rids)
+                    line.query = call.query
+                    lines.append(line)
+        await self.audit.note(*lines)
+        for hit in hits.hits[:USED]:
+            self.uses.note(hit.provenance.space, [hit.rid])
+        return hits
+
+    async def note_answer(
+        self, spaces: Sequence[int | Scope], call: str, rids: Sequence[str], query: str
+    ) -> None:
+        """Note in the audits of shared spaces which of their records were answered with."""
+        shared = [one for one in spaces if not isinstance(one, int) and one.apid]
+        if not shared:
+            return
+        places = self.reach(spaces).places(rids)
+        lines = []
+        for scope in shared:
+            found = [r for r, p in zip(rids, places, strict=True) if p and p.space == scope.space]
+            if found:
+                lines.append(AuditLine(scope.space, scope.apid, call, rids=found, query=query))
+        await self.audit.note(*lines)
+
+    def walk(
+        self, spaces: Sequence[int | Scope], moment: Moment, deadline: float | None = None
+    ) -> Walk:
+        """A question to the entity graph of some spaces; ``deadline`` is in seconds."""
+        return Walk(self.grapher, self.store, self.reach(spaces), moment, deadline)
+
+    async def related(
+        self, spaces: Sequence[int | Scope], query: str, limit: int = 60, deadline: float = 1.0
+    ) -> dict[str, float]:
+        """Rids of records that name what a query names, with scores. Raises ENODEV, EIO."""
+        return await self.walk(spaces, self.past.moment(), deadline).related(query, limit)
+
+    def reach(self, spaces: Sequence[int | Scope]) -> Reach:
+        """What a search of these spaces may see."""
+        return Reach(
+            (self._spaces.open(one), None)
+            if isinstance(one, int)
+            else (self._spaces.open(one.space), None if one.access() else one.covers)
+            for one in spaces
+        )
+
+    async def update(
+        self,
+        writer: int,
+        call: Update,
+        name: str = "mem.update",
+        *,
+        space: int | None = None,
+        guard: Guard | None = None,
+    ) -> Written:
+        """Add a version, in ``space`` (default: the record's home).
+
+        ``guard`` is asked about the record as it is and as it would be. Raises ENOENT,
+        ECONFLICT, EINVAL, EPERM.
+        """
+        home = self._spaces.open(self._place(call.rid, space))
+        written = await home.update(call, writer, name, guard=guard)
         self._written += 1
-        self._indexer.changed(space)
+        self._changed(home.number)
+        await self.cascade.follow(home.number)
         return written
 
     async def delete(
-        self, writer: int, rid: str, expect: int | None = None, name: str = "mem.delete"
+        self,
+        writer: int,
+        rid: str,
+        expect: int | None = None,
+        name: str = "mem.delete",
+        *,
+        space: int | None = None,
+        guard: Guard | None = None,
     ) -> None:
-        """Erase a record with all its versions. Raises ENOENT, ECONFLICT."""
-        space = space_of(rid)
-        await self._spaces.open(space).delete(rid, writer, name, expect=expect)
-        self._indexer.changed(space)
+        """Erase a record with all its versions, in ``space`` (default: its home).
 
-    def history(self, rid: str) -> list[Version]:
+        Another space that stands on the same layers keeps it until it deletes it too.
+        Raises ENOENT, ECONFLICT, EPERM.
+        """
+        home = self._spaces.open(self._place(rid, space))
+        twins = self.keeper.merged_into(home.number, rid)
+        try:
+            await home.delete(rid, writer, name, expect=expect, guard=guard)
+        except ENOENT:
+            if await self.keeper.burn(home.number, rid):
+                return  # it was forgotten; now that cannot be undone either
+            raise
+        self._changed(home.number, erased=True)
+        await self.keeper.deleted(home.number, rid, twins)
+
+    def up_to_date(self, space: int) -> bool:
+        """Whether a space has nothing to be learned from, or is a snapshot."""
+        if self._consolidator.read_whole(space):
+            return True  # it is not opened for that
+        home = self._spaces.open(space)
+        return home.header.sealed or not self._consolidator.behind(home)
+
+    async def consolidate(self, space: int, task: Task) -> Consolidated:
+        """Learn from the episodes of a space that are new: see ``ums.consolidate``.
+
+        Raises ENOENT, EDQUOT, EPERM (a snapshot), EIO.
+        """
+        home = self._spaces.open(space)
+        try:
+            return await self._consolidator.run(home, task)
+        finally:
+            self._changed(space)
+            await self.cascade.follow(space)
+
+    def history(
+        self, rid: str, *, space: int | None = None, allows: Allows | None = None
+    ) -> list[Version]:
         """All versions, oldest first. Raises ENOENT."""
-        return self._spaces.open(space_of(rid)).history(rid)
+        return self._spaces.open(self._place(rid, space)).history(rid, allows)
 
-    def statistics(self) -> MemoryStatistics:
-        """Figures for ``sys.stats``."""
-        return MemoryStatistics(
-            len(self._spaces),
-            len(self._sharing),
-            self._written,
-            self._expired,
-            self._indexer.statistics(),
-            self._recall.statistics(),
-        )
+    # --- for the policy of forgetting
+
+    def numbers(self) -> list[int]:
+        """Every space there is."""
+        return self._spaces.numbers()
+
+    async def remember(self, key: bytes, value: bytes) -> None:
+        """Keep a ``meta`` key of who works on the spaces in the background. Raises EIO."""
+        await self.store.commit(Batch([("meta", key, value)]))
+
+    async def alike(self, space: int, text: str, k: int = 6) -> list[str]:
+        """The records of a space nearest to a text; it does not count as a use."""
+        call = Search(query=text[:ALIKE], k=k, deadline=5.0)
+        hits = await self._recall.search(self.reach([space]), call)
+        return [hit.rid for hit in hits.hits]

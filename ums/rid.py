@@ -90,6 +90,10 @@ class RidMaker:
         """Make every id from now on greater than ``number``, an id of this space."""
         self._stamp = max(self._stamp, number >> 64)
 
+    def move(self, space: int) -> None:
+        """Make the ids of another layer from now on, above those made before."""
+        self._space = space << 32
+
     def make(self, now: float) -> int:
         """The next id, as a number; ``now`` is in seconds since the epoch."""
         stamp = int(now * 1000) << 16

@@ -1,12 +1,17 @@
-"""One space: its records, their versions and its sums.
+"""One space: what changes in it, and what that does to its sums.
 
 Every change is one batch. A plain write reads nothing, because its rid is new. Any other
 change is a draft: it reads, decides, and is committed on condition that what it read still
 stands. Where that fails it is drafted anew, now behind a lock, so that many tasks at one
 record take turns instead of starving each other.
+
+Changes go to the top layer. While another layer is put on top (a snapshot), they wait: the
+store applies batches in the order of the calls, so what was begun before is below, and what
+comes after is above.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from random import Random
 from typing import TypeVar
 
@@ -14,50 +19,85 @@ import trio
 
 from drivers.contracts import Batch, Clock, Mismatch, Store
 from syscalls.calls.mem import Update, Written
-from syscalls.errors import EAGAIN, ECONFLICT, EDQUOT, EINVAL, ENOENT
-from syscalls.shapes import SEGMENTS, Note, Record, Segment, SpaceInfo, Version
+from syscalls.errors import EAGAIN, ECONFLICT, EDQUOT, EINVAL, ENOENT, EPERM
+from syscalls.shapes import Note, RecordState, Segment
+from ums import blobs, lifecycle
 from ums import records as form
+from ums.activation import use_key
 from ums.draft import Draft
+from ums.erasure import blank, cover, purge
+from ums.layers import Found, Layer
+from ums.lifecycle import Event, Fate
+from ums.lineage import relate
 from ums.records import DELETE, NONE, TAGS, UPSERT, Change, Header, Stored
 from ums.rid import SIZE, RidMaker, pack, to_text, unpack
-from ums.tally import Place, Sums, Tally, decode_sums, encode_sums
+from ums.settling import claim, settle
+from ums.view import Guard, View
 
 T = TypeVar("T")
-
 TRIES = 64
-PAGE = 256
-FOLD = 1000
 EXPIRED_BY = "mem.expire"
 
 
-class Space:
-    """An open space. Opening costs a few reads, whatever its size."""
+class Space(View):
+    """An open space. Opening costs a few reads for each layer, whatever its size."""
 
     def __init__(
-        self, number: int, header: Header, store: Store, clock: Clock, random: Random
+        self,
+        number: int,
+        header: Header,
+        store: Store,
+        clock: Clock,
+        random: Random,
+        layers: Sequence[Layer],
+        sees: Callable[[int, bytes], bool],
     ) -> None:
-        self.number = number
-        self.header = header
-        self._store = store
-        self._clock = clock
-        self._prefix = form.space_key(number)
-        self._end = form.after(self._prefix)
+        super().__init__(number, header, store, clock, layers)
+        self._sees = sees
         self._turn = trio.Lock()
-        self._rids = RidMaker(number, random)
-        for bucket in ("records", "versions"):
-            for key, _ in store.scan(bucket, self._prefix, self._end, limit=1, reverse=True):
-                self._rids.follow(int.from_bytes(key[form.SPACE_SIZE :][:SIZE], "big"))
-        self._tally = self._open_tally()
+        self._shape = trio.Lock()
+        self._still: trio.Event | None = None
+        self.hear: Callable[[Stored, str], None] = lambda _new, _before: None
+        """Told of what is being written, and what the record said before: marks echoes."""
+        self._rids = RidMaker(self._top.number, random)
+        self._rids.follow(self._stack.newest_rid())
 
-    def _open_tally(self) -> Tally:
-        value = self._store.get("meta", form.TALLY + self._prefix)
-        sums = Sums() if value is None else decode_sums(value)
-        saved = sums.seq
-        while entries := self._store.journal(self.number, sums.seq, FOLD):
-            for seq, payload in entries:
-                sums.fold(form.decode_change(payload))
-                sums.seq = seq
-        return Tally(sums, saved)
+    @property
+    def top(self) -> Layer:
+        """The layer that is written."""
+        return self._top
+
+    @property
+    def own(self) -> list[int]:
+        """Its own layers, top first; what is attached is not among them."""
+        return list(self._own)
+
+    @asynccontextmanager
+    async def reshaping(self) -> AsyncIterator[None]:
+        """Keep everybody from changing the stack, and writers from beginning, meanwhile."""
+        async with self._shape:
+            self._still = trio.Event()
+            try:
+                yield
+            finally:
+                self._still.set()
+                self._still = None
+
+    def reshape(self, header: Header, layers: Sequence[Layer]) -> None:
+        """Stand on other layers from now on, as the store does already."""
+        self._set(header, layers)
+        self._rids.move(self._top.number)
+
+    async def _quiet(self) -> None:
+        """Wait until the stack stands still; then nothing changes it before the next await."""
+        while self._still is not None:
+            await self._still.wait()
+
+    def _writable(self) -> None:
+        if self.header.sealed:
+            raise EPERM(
+                f"space {self.number} is a snapshot", hint="write to the space it was made from"
+            )
 
     # --- writing
 
@@ -69,14 +109,18 @@ class Space:
         ``limit`` is the most records the space may hold. Raises EDQUOT, ECONFLICT (the same
         idempotency with other arguments), EINVAL, EIO.
         """
-        if note.key or note.idempotency or note.ttl is not None:
+        drafted = note.key or note.idempotency or note.ttl is not None or note.fact is not None
+        if drafted or note.sources or note.evidence or blobs.NAMED in note.meta:
             return (await self.write_many((note,), writer, call, limit=limit))[0]
+        await self._quiet()
+        self._writable()
         if limit is not None:
             self._admit(1, limit)
         stored = form.from_note(note, self._clock.now(), 1, writer, call)
+        self.hear(stored, "")
         number, key, value, change = self._fresh(stored, TAGS[note.segment])
         batch = Batch(
-            [("records", key, value)], [], [], [(self.number, form.encode_change(change))]
+            [("records", key, value)], [], [], [(self._top.number, form.encode_change(change))]
         )
         await self._commit(batch, (change,))
         return Written(to_text(number), 1)
@@ -92,6 +136,7 @@ class Space:
         """Write several records in one transaction; the errors are those of ``write``."""
 
         def build(draft: Draft) -> list[Written]:
+            self._writable()
             now = self._clock.now()
             written = [self._put(draft, note, now, writer, call) for note in notes]
             if limit is not None:
@@ -100,8 +145,10 @@ class Space:
 
         return await self._mutate(build)
 
-    async def update(self, call: Update, writer: int, name: str = "mem.update") -> Written:
-        """Add a version. Raises ENOENT, ECONFLICT (``expect`` is not the last version)."""
+    async def update(
+        self, call: Update, writer: int, name: str = "mem.update", *, guard: Guard | None = None
+    ) -> Written:
+        """Add a version. Raises ENOENT, ECONFLICT (``expect`` is not the last version), EPERM."""
         given = {
             field: value
             for field in (
@@ -114,6 +161,8 @@ class Space:
                 "valid_from",
                 "valid_to",
                 "sources",
+                "fact",
+                "evidence",
             )
             if (value := getattr(call, field)) is not None
         }
@@ -121,29 +170,67 @@ class Space:
             raise EINVAL("the update changes nothing", hint="give at least one field")
 
         def build(draft: Draft) -> Written:
-            key, value, old = self._current(draft, call.rid, call.expect)
+            self._writable()
+            found, old = self._current(draft, call.rid, call.expect, guard)
             now = self._clock.now()
             new = Stored(*(given.get(field, getattr(old, field)) for field in _FIELDS))
             new.updated, new.writer, new.call = now, writer, name
             new.idempotency = ""
+            new.state, new.cold = _written_to(old), False
             if call.ttl is not None:
                 new.expires = now + call.ttl
-            self._revise(draft, key, value, new, form.tag_of(value))
+            if call.content is not None:
+                self.hear(new, old.content)
+            if guard is not None:
+                guard(call.rid, new)
+            self._revise(draft, found, new, form.tag_of(found.value))
             return Written(call.rid, new.version)
+
+        return await self._mutate(build, guard)
+
+    async def move(
+        self, rids: Sequence[str], segment: Segment, writer: int, call: str
+    ) -> list[str]:
+        """Put records into another segment, each as a new version, in one batch; those moved.
+
+        What is pinned, archived, gone or there already stays as it is. Raises EPERM, EIO.
+        """
+
+        def build(draft: Draft) -> list[str]:
+            self._writable()
+            now, tag, moved = self._clock.now(), TAGS[segment], []
+            for rid in rids:
+                found = self.stack.find(pack(rid), draft.get)
+                if found is None or form.is_packed(found.value):
+                    continue
+                new = form.decode(found.value)
+                if new.state == "frozen" or new.expired(now) or form.tag_of(found.value) == tag:
+                    continue
+                new.updated, new.writer, new.call, new.idempotency = now, writer, call, ""
+                self._revise(draft, found, new, tag)
+                moved.append(rid)
+            return moved
 
         return await self._mutate(build)
 
     async def delete(
-        self, rid: str, writer: int, name: str = "mem.delete", *, expect: int | None = None
+        self,
+        rid: str,
+        writer: int,
+        name: str = "mem.delete",
+        *,
+        expect: int | None = None,
+        guard: Guard | None = None,
     ) -> None:
         """Erase a record and all its versions; the history keeps who and when.
 
-        Raises ENOENT, ECONFLICT.
+        What other spaces that stand on the same layers still see is only covered here, and
+        erased when the last of them deletes it too. Raises ENOENT, ECONFLICT, EPERM.
         """
 
         def build(draft: Draft) -> None:
-            key, value, old = self._current(draft, rid, expect)
-            self._erase(draft, key, value, old, writer, name)
+            found, old = self._current(draft, rid, expect, guard)
+            self._erase(draft, found, old, writer, name)
 
         await self._mutate(build)
 
@@ -151,34 +238,30 @@ class Space:
         """Erase a record whose time is over; False when there is nothing to erase."""
 
         def build(draft: Draft) -> bool:
-            key = self._prefix + pack(rid)
-            value = draft.get("records", key)
-            if value is None:
+            found = self.stack.find(pack(rid), draft.get)
+            if found is None:
                 return False
-            old = form.decode(value)
+            old = form.decode(found.value)
             if not old.expired(self._clock.now()):
                 return False
-            self._erase(draft, key, value, old, 0, EXPIRED_BY)
+            self._erase(draft, found, old, 0, EXPIRED_BY)
             return True
 
         return await self._mutate(build)
 
     async def checkpoint(self) -> None:
-        """Store the sums, so that the next opening has less to fold."""
-        sums = self._tally.checkpoint()
-        seq = sums.seq
-        if seq > self._tally.saved:
-            key = form.TALLY + self._prefix
-            await self._store.commit(Batch([("meta", key, encode_sums(sums))]))
-            self._tally.saved = seq
+        """Store the top layer's sums, so that the next opening has less to fold."""
+        await self._top.checkpoint()
 
     @property
     def unsaved(self) -> int:
         """How many sequence numbers the sums are ahead of their checkpoint."""
-        return self._tally.unsaved
+        return self._top.tally.unsaved
 
     def _admit(self, count: int, limit: int) -> None:
-        used = self._tally.live
+        """Refuse what would be over the limit; what is attached does not count."""
+        used = self._top.tally.live
+        used += sum(self._layers[layer].tally.live for layer in self._own[1:])
         if used + count > limit:
             raise EDQUOT(
                 f"the space holds {used} of {limit} records",
@@ -197,121 +280,164 @@ class Space:
 
     def _put(self, draft: Draft, note: Note, now: float, writer: int, call: str) -> Written:
         """Draft the writing of one note."""
-        idem = form.name_key(self._prefix, note.idempotency) if note.idempotency else b""
-        if idem and (known := draft.get("idem", idem)) is not None:
-            return _replayed(known, note)
+        stack = self.stack
+        if note.idempotency:
+            known = stack.named("idem", note.idempotency, draft.get)
+            if known is not None:
+                return _replayed(known, note)
         tag = TAGS[note.segment]
-        name = form.name_key(self._prefix, note.key) if note.key else b""
-        holder = draft.get("keys", name) if name else None
+        holder = stack.named("keys", note.key, draft.get) if note.key else None
         stored = form.from_note(note, now, 1, writer, call)
-        key = b"" if holder is None else self._prefix + holder
-        value = draft.get("records", key) if key else None
-        old = None if value is None else form.decode(value)
-        if value is not None and old is not None and not old.expired(now):
+        found = None if holder is None else stack.find(holder, draft.get)
+        old = None if found is None else form.decode(found.value)
+        self.hear(stored, old.content if old is not None else "")
+        if found is not None and old is not None and not old.expired(now):
+            packed = found.key[form.SPACE_SIZE :]
             stored.version, stored.created = old.version, old.created
-            self._revise(draft, key, value, stored, tag)
+            stored.state = _written_to(old)
+            self._revise(draft, found, stored, tag)
         else:
-            if value is not None and old is not None:
-                self._erase(draft, key, value, old, 0, EXPIRED_BY)
+            if found is not None and old is not None:
+                self._erase(draft, found, old, 0, EXPIRED_BY)
             _, key, value, change = self._fresh(stored, tag)
+            packed = key[form.SPACE_SIZE :]
             draft.put("records", key, value)
             draft.changes.append(change)
             self._note_expiry(draft, key, stored)
-        packed = key[form.SPACE_SIZE :]
-        if name:
-            draft.put("keys", name, packed)
-        if idem:
-            digest = form.note_hash(note)
-            draft.put("idem", idem, packed + stored.version.to_bytes(4, "big") + digest)
+            blobs.refer(draft, key, stored, now)
+            claim(draft, stack, packed, None, stored)
+        if note.key:
+            draft.put("keys", form.name_key(self._prefix, note.key), packed)
+        if note.idempotency:
+            place = form.name_key(self._prefix, note.idempotency)
+            known = packed + stored.version.to_bytes(4, "big") + form.note_hash(note)
+            draft.put("idem", place, known)
         return Written(unpack(packed), stored.version)
 
-    def _current(self, draft: Draft, rid: str, expect: int | None) -> tuple[bytes, bytes, Stored]:
-        """Key, value and decoded form of a live record, checked against ``expect``."""
-        key = self._prefix + pack(rid)
-        value = draft.get("records", key)
-        old = None if value is None else form.decode(value)
-        if value is None or old is None or old.expired(self._clock.now()):
+    def _current(
+        self, draft: Draft, rid: str, expect: int | None, guard: Guard | None
+    ) -> tuple[Found, Stored]:
+        """Place and decoded form of a live record, checked against ``guard`` and ``expect``."""
+        found = self.stack.find(pack(rid), draft.get)
+        old = None if found is None else form.decode(found.value)
+        if found is None or old is None or old.expired(self._clock.now()):
+            if guard is not None:
+                guard(rid, form.NOTHING)
             raise ENOENT(f"no record {rid} in space {self.number}")
+        if guard is not None:
+            guard(rid, old)
         if expect is not None and expect != old.version:
             raise ECONFLICT(
                 f"record {rid} is at version {old.version}, not {expect}",
                 version=old.version,
                 expect=expect,
             )
-        return key, value, old
+        return found, old
 
-    def _revise(self, draft: Draft, key: bytes, value: bytes, new: Stored, tag: int) -> None:
-        """Draft ``new`` as the version after that in ``value``, which moves to the history."""
-        version = new.version
+    def _revise(self, draft: Draft, found: Found, new: Stored, tag: int) -> None:
+        """Draft ``new`` as the version after the found one; what it claims follows."""
+        self._succeed(draft, found, new, tag)
+        packed = found.key[form.SPACE_SIZE :]
+        claim(draft, self.stack, packed, form.decode(found.value), new)
+
+    def _succeed(self, draft: Draft, found: Found, new: Stored, tag: int) -> None:
+        """Draft ``new`` as the version after the found one, which stays as history.
+
+        In the top layer that moves aside; in a lower one it is where it is.
+        """
+        packed = found.key[form.SPACE_SIZE :]
+        key = self._prefix + packed
+        if found.depth == 0:
+            draft.put("versions", form.version_key(key, new.version), found.value)
         new.version += 1
         changed = form.encode(new, tag)
-        draft.put("versions", form.version_key(key, version), value)
         draft.put("records", key, changed)
-        draft.changes.append(
-            Change(
-                UPSERT,
-                key[form.SPACE_SIZE :],
-                new.version,
-                tag,
-                form.tag_of(value),
-                len(changed) - len(value),
-            )
-        )
+        was, grown = form.tag_of(found.value), len(changed) - len(found.value)
+        if form.is_packed(found.value):
+            was, grown = NONE, len(changed)
+            fate = self._fate(form.decode(found.value), "restore", new.writer)
+            lifecycle.record(draft, self.number, packed, fate)
+        draft.changes.append(Change(UPSERT, packed, new.version, tag, was, grown))
         self._note_expiry(draft, key, new)
+        blobs.refer(draft, key, new, new.updated)
 
     def _note_expiry(self, draft: Draft, key: bytes, stored: Stored) -> None:
         if stored.expires is not None:
             draft.put("meta", form.expiry_key(stored.expires, key), b"")
 
     def _erase(
-        self, draft: Draft, key: bytes, value: bytes, old: Stored, writer: int, call: str
+        self,
+        draft: Draft,
+        found: Found,
+        old: Stored,
+        writer: int,
+        call: str,
+        fate: Fate | None = None,
     ) -> None:
         """Draft a delete: each version blanked, then a last one that says who and when.
 
         Versions are numbered without gaps, and the expectation on the record covers them.
         """
-        tag = form.tag_of(value)
+        packed, value = found.key[form.SPACE_SIZE :], found.value
+        key, tag = self._prefix + packed, form.tag_of(value)
         for version in range(1, old.version + 1):
             place = form.version_key(key, version)
-            past = value if version == old.version else draft.peek("versions", place)
+            here = found.depth == 0 and version == old.version
+            past = value if here else draft.peek("versions", place)
             if past is not None:
-                stored = form.decode(past)
-                self._blank_idempotency(draft, stored)
-                draft.put("versions", place, form.encode(form.erased(stored), form.tag_of(past)))
+                blank(draft, place, past)
         last = form.erased(old)
         last.version, last.updated = old.version + 1, self._clock.now()
         last.writer, last.call, last.state = writer, call, "forgotten"
         draft.put("versions", form.version_key(key, last.version), form.encode(last, tag))
-        draft.delete("records", key)
+        if found.depth == 0:
+            draft.delete("records", key)
         if old.key:
             draft.delete("keys", form.name_key(self._prefix, old.key))
-        draft.changes.append(
-            Change(DELETE, key[form.SPACE_SIZE :], last.version, tag, tag, -len(value))
-        )
+        if self._prefix != form.born(packed):
+            cover(draft, self._stack, self._prefix, packed)
+            for layer in self._own[1:]:
+                purge(draft, self._store, layer, packed, self._sees)
+        change = Change(DELETE, packed, last.version, tag, tag, -len(value))
+        if form.is_packed(value):
+            change.was, change.size = NONE, 0
+        draft.changes.append(change)
+        draft.delete("meta", use_key(self.number, packed))
+        claim(draft, self.stack, packed, old, None)
+        if fate is None:
+            fate = self._fate(old, "expire" if call == EXPIRED_BY else "delete", writer)
+        lifecycle.record(draft, self.number, packed, fate)
 
-    def _blank_idempotency(self, draft: Draft, stored: Stored) -> None:
-        """Drop the hash of the arguments: it could confirm a guess at what was erased."""
-        if stored.idempotency:
-            place = form.name_key(self._prefix, stored.idempotency)
-            if (known := draft.peek("idem", place)) is not None:
-                draft.put("idem", place, known[: SIZE + 4])
+    def _fate(self, old: Stored, event: Event, by: int) -> Fate:
+        """What becomes of a record. Raises ECONFLICT where the table has no such move."""
+        after = lifecycle.step(old.state, event)
+        return Fate(self._clock.now(), event, old.state, after, "", by)
 
-    async def _mutate(self, build: Callable[[Draft], T]) -> T:
+    async def _mutate(self, build: Callable[[Draft], T], guard: Guard | None = None) -> T:
         """Build a draft and commit it, again while others get in between."""
+        await self._quiet()
         draft = Draft(self._store)
         result = build(draft)
+        self._follow(draft, guard)
         if await self._try(draft):
             return result
         async with self._turn:
             for _ in range(TRIES):
+                await self._quiet()
                 draft = Draft(self._store)
                 result = build(draft)
+                self._follow(draft, guard)
                 if await self._try(draft):
                     return result
         raise EAGAIN(f"space {self.number} changes too fast", retry_after=0.05)
 
+    def _follow(self, draft: Draft, guard: Guard | None) -> None:
+        """Draft what follows for other facts, and for what was made from the records."""
+        settle(draft, self.stack, self._clock.now(), guard, self._succeed)
+        relate(draft, self.stack, self.number, guard)
+
     async def _try(self, draft: Draft) -> bool:
-        batch = draft.batch(self.number)
+        batch = draft.batch(self._top.number)
         if not (batch.puts or batch.deletes):
             return True
         try:
@@ -321,106 +447,22 @@ class Space:
         return True
 
     async def _commit(self, batch: Batch, changes: Sequence[Change]) -> None:
-        place: Place = self._tally.begin(changes)
+        tally = self._top.tally  # the one it was begun in, whatever is on top afterwards
+        place = tally.begin(changes)
         try:
             seqs = await self._store.commit(batch)
         except BaseException:
-            self._tally.drop(place)
+            tally.drop(place)
             raise
-        self._tally.done(place, seqs[-1])
-
-    # --- reading
-
-    def read(self, rid: str, version: int | None = None) -> Record:
-        """A record, or an older version of it. Raises ENOENT."""
-        key = self._prefix + pack(rid)
-        value = self._store.get("records", key)
-        current = None if value is None else form.decode(value)
-        if value is None or current is None or current.expired(self._clock.now()):
-            raise ENOENT(f"no record {rid} in space {self.number}")
-        if version is None or version == current.version:
-            return form.to_record(self.number, rid, form.tag_of(value), current)
-        past = self._store.get("versions", form.version_key(key, version))
-        if past is None:
-            raise ENOENT(f"record {rid} has no version {version}", version=current.version)
-        return form.to_record(self.number, rid, form.tag_of(past), form.decode(past))
-
-    def find(self, key: str, version: int | None = None) -> Record:
-        """The record of a key. Raises ENOENT."""
-        packed = self._store.get("keys", form.name_key(self._prefix, key))
-        if packed is None:
-            raise ENOENT(f"no record with the key {key!r} in space {self.number}")
-        return self.read(unpack(packed), version)
-
-    async def newest(
-        self, limit: int, *, before: str | None = None, segment: Segment | None = None
-    ) -> list[Record]:
-        """Live records, newest first, from just before the rid ``before``."""
-        found: list[Record] = []
-        now = self._clock.now()
-        stop = self._end if before is None else self._prefix + pack(before)
-        wanted = None if segment is None else TAGS[segment]
-        while len(found) < limit:
-            page = self._store.scan("records", self._prefix, stop, limit=PAGE, reverse=True)
-            for key, value in page:
-                tag = form.tag_of(value)
-                if wanted is not None and tag != wanted:
-                    continue
-                stored = form.decode(value)
-                if not stored.expired(now):
-                    found.append(form.to_record(self.number, form.rid_in(key), tag, stored))
-                    if len(found) == limit:
-                        break
-            if len(page) < PAGE:
-                break
-            stop = page[-1][0]
-            await trio.lowlevel.checkpoint()
-        return found
-
-    def history(self, rid: str) -> list[Version]:
-        """All versions, oldest first, those of a deleted record too. Raises ENOENT."""
-        versions = [form.to_version(stored) for _, stored in self.versions(rid)]
-        if not versions:
-            raise ENOENT(f"no record {rid} in space {self.number}")
-        return versions
-
-    def versions(self, rid: str) -> Iterator[tuple[int, Stored]]:
-        """Segment number and stored form of each version, oldest first.
-
-        Of an expired record that is not erased yet only what an erased one would show.
-        """
-        key = self._prefix + pack(rid)
-        value = self._store.get("records", key)
-        current = None if value is None else form.decode(value)
-        gone = current is not None and current.expired(self._clock.now())
-        for _, past in self._store.scan("versions", key, form.after(key)):
-            stored = form.decode(past)
-            yield form.tag_of(past), form.erased(stored) if gone else stored
-        if value is not None and current is not None:
-            yield form.tag_of(value), form.erased(current) if gone else current
-
-    def values(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Stored values of several records, from one moment; keys as in ``records``."""
-        return self._store.get_many("records", keys)
-
-    def info(self) -> SpaceInfo:
-        """The space and its sums; grants and indexes are filled in by who knows them."""
-        sums = self._tally.now()
-        return SpaceInfo(
-            self.number,
-            self.header.name,
-            self.header.owner,
-            self.header.created,
-            sums.records,
-            dict(zip(SEGMENTS, sums.segments, strict=True)),
-            sums.bytes,
-            self._store.last(self.number),
-            {},
-            [],
-        )
+        tally.done(place, seqs[-1] if seqs else 0)
 
 
 _FIELDS = Stored.__struct_fields__
+
+
+def _written_to(old: Stored) -> RecordState:
+    """The state of a record that is written again: a pin stays, what was away is back."""
+    return old.state if old.state == "frozen" else "generated"
 
 
 def _replayed(known: bytes, note: Note) -> Written:

@@ -1,4 +1,4 @@
-"""The sums of a space: how many records, of which segments, how many bytes.
+"""The sums of a layer: how many records, of which segments, how many bytes.
 
 The journal says what each change did to the sums, so they are exact after any crash without
 counting the records: a checkpoint (``Sums``, as of a sequence number) is stored now and
@@ -27,7 +27,8 @@ class Sums(msgspec.Struct, array_like=True):
     seq: int = 0
     bytes: int = 0
     segments: list[int] = msgspec.field(default_factory=lambda: [0] * len(SEGMENTS))
-    """Live records of each segment."""
+    """Live records of each segment. Of a layer above others it is by how many it changes
+    what is below, which may be less than nothing."""
 
     def fold(self, change: Change) -> None:
         """Add what one change did."""
@@ -85,7 +86,7 @@ class Tally:
         """Take a place; the commit must begin before another one takes its own."""
         place = Place(changes)
         for change in changes:
-            self.live += change.was == NONE
+            self.live += change.op == UPSERT and change.was == NONE
         self._window.append(place)
         return place
 
@@ -94,13 +95,13 @@ class Tally:
         place.seq = seq
         place.done = True
         for change in place.changes:
-            self.live -= change.op != UPSERT
+            self.live -= change.op != UPSERT and change.was != NONE
         self._settle()
 
     def drop(self, place: Place) -> None:
         """The commit did not happen."""
         for change in place.changes:
-            self.live -= change.was == NONE
+            self.live -= change.op == UPSERT and change.was == NONE
         place.changes = ()
         place.done = True
         self._settle()
@@ -126,6 +127,11 @@ class Tally:
                     sums.fold(change)
                 sums.seq = max(sums.seq, place.seq)
         return sums
+
+    @property
+    def busy(self) -> bool:
+        """Whether a commit is in flight."""
+        return bool(self._window)
 
     @property
     def unsaved(self) -> int:

@@ -13,17 +13,18 @@ method does not name go to the syscall as they are.
 
 import signal
 import sys
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
 
 import trio
 
-from syscalls.calls import ipc, llm, mem, proc
+from syscalls.calls import ipc, llm, mem, proc, tool
 from syscalls.launch import Launch
 from syscalls.shapes import (
     Access,
     ChatMessage,
     Exit,
+    Filter,
     Grant,
     Hit,
     Message,
@@ -35,8 +36,10 @@ from syscalls.shapes import (
 )
 from syscalls.table import Call
 from userland.channel import Channel, Stream
+from userland.tools import Offer, Offers
 
 Prompt = str | list[ChatMessage]
+Offered = TypeVar("Offered", bound=Callable[..., Any])
 
 
 class Proc:
@@ -85,6 +88,7 @@ class Agent:
         self.ipc, self.llm, self.mem = channel.ipc, channel.llm, channel.mem
         self.kv, self.lora, self.tool = channel.kv, channel.lora, channel.tool
         self.proc, self.sys = channel.proc, channel.sys
+        self.offers = Offers(self)
 
     async def call(self, call: Call) -> Any:
         """Make any syscall."""
@@ -134,9 +138,21 @@ class Agent:
         versions: list[Version] = found.versions
         return versions
 
-    async def share(self, to: int | str, access: Access = "read") -> Grant:
-        """Let another process read, or read and write, this agent's space."""
-        granted = await self.call(mem.Share(to=to, access=access))
+    async def share(
+        self,
+        to: int | str,
+        access: Access = "read",
+        *,
+        rid: str | None = None,
+        filter: Filter | None = None,
+        ttl: float | None = None,
+    ) -> Grant:
+        """Let another process read, or read and write, this agent's space.
+
+        ``rid`` narrows it to one record, ``filter`` to what fits it; ``ttl`` is in seconds.
+        """
+        call = mem.Share(to=to, access=access, rid=rid, filter=filter, ttl=ttl)
+        granted = await self.call(call)
         grant: Grant = granted.grant
         return grant
 
@@ -247,6 +263,31 @@ class Agent:
         """Have the kernel understand a person's words and act on them, as this agent."""
         understood: llm.Understood = await self.call(llm.Intent(text=text, **fields))
         return understood
+
+    # --- tools
+
+    def offer(self, run: Offered, name: str = "", description: str = "") -> Offered:
+        """Offer a function as a tool, from ``serve`` on; a decorator too.
+
+        Its arguments are those of the signature, converted by their types. Raises EINVAL for
+        arguments that have no name, or a type that JSON has not.
+        """
+        self.offers.add(Offer(run, name, description))
+        return run
+
+    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Register the tools that are offered, and answer calls of them until cancelled."""
+        await self.offers.serve(task_status)
+
+    async def use(self, name: str, *, force: bool = False, **args: Any) -> tool.Outcome:
+        """Call a tool; what came of it, with advice from earlier calls.
+
+        ``ok`` is False where the tool says that it failed. Raises ENOENT, EINVAL (arguments;
+        or refused, as such calls fail), ESRCH, ETIME.
+        """
+        call = tool.CallTool(name=name, args=args, force=force)
+        outcome: tool.Outcome = await self.call(call)
+        return outcome
 
     # --- words for people
 

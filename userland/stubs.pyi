@@ -5,8 +5,11 @@ import builtins
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import syscalls.calls.capsule
 import syscalls.calls.ipc
 import syscalls.calls.kv
+import syscalls.calls.learn
+import syscalls.calls.life
 import syscalls.calls.llm
 import syscalls.calls.lora
 import syscalls.calls.mem
@@ -197,10 +200,14 @@ class _BlockingMem:
         *,
         rid: str | None = ...,
         key: str | None = ...,
+        prefix: str | None = ...,
+        after: str = ...,
         version: int | None = ...,
         segment: syscalls.shapes.Segment | None = ...,
         limit: int = ...,
         before: str | None = ...,
+        as_of: float | None = ...,
+        known_at: float | None = ...,
         space: int | str | None = ...,
     ) -> syscalls.calls.mem.Records: ...
     def search(
@@ -211,6 +218,7 @@ class _BlockingMem:
         k: int = ...,
         filter: syscalls.shapes.Filter | None = ...,
         as_of: float | None = ...,
+        known_at: float | None = ...,
         include_archived: bool = ...,
         explain: bool = ...,
         space: int | str | None = ...,
@@ -230,13 +238,17 @@ class _BlockingMem:
         valid_to: float | None = ...,
         sources: builtins.list[str] | None = ...,
         taint: syscalls.shapes.Taint | None = ...,
+        fact: syscalls.shapes.Fact | None = ...,
+        evidence: builtins.list[syscalls.shapes.Evidence] | None = ...,
         expect: int | None = ...,
+        space: int | str | None = ...,
     ) -> syscalls.calls.mem.Written: ...
     def delete(
         self,
         *,
         rid: str,
         expect: int | None = ...,
+        space: int | str | None = ...,
     ) -> syscalls.table.Empty: ...
     def forget(
         self,
@@ -244,23 +256,27 @@ class _BlockingMem:
         query: str | None = ...,
         rid: str | None = ...,
         dry_run: bool = ...,
+        space: int | str | None = ...,
     ) -> syscalls.calls.mem.Forgotten: ...
     def history(
         self,
         *,
         rid: str,
+        space: int | str | None = ...,
     ) -> syscalls.calls.mem.Versions: ...
     def pin(
         self,
         *,
         query: str | None = ...,
         rid: str | None = ...,
+        space: int | str | None = ...,
     ) -> syscalls.calls.mem.Records: ...
     def unpin(
         self,
         *,
         query: str | None = ...,
         rid: str | None = ...,
+        space: int | str | None = ...,
     ) -> syscalls.calls.mem.Records: ...
     def context(
         self,
@@ -274,17 +290,22 @@ class _BlockingMem:
         to: int | str,
         access: syscalls.shapes.Access = ...,
         space: int | str | None = ...,
+        rid: str | None = ...,
+        filter: syscalls.shapes.Filter | None = ...,
+        ttl: float | None = ...,
     ) -> syscalls.calls.mem.Granted: ...
     def revoke(
         self,
         *,
         to: int | str,
         space: int | str | None = ...,
+        grant: int | None = ...,
     ) -> syscalls.table.Empty: ...
     def attach(
         self,
         *,
         space: int | str,
+        detach: bool = ...,
     ) -> syscalls.table.Empty: ...
     def link(
         self,
@@ -295,42 +316,133 @@ class _BlockingMem:
         valid_from: float | None = ...,
         valid_to: float | None = ...,
         sources: builtins.list[str] = ...,
-    ) -> syscalls.table.Empty: ...
+        functional: bool | None = ...,
+        evidence: builtins.list[syscalls.shapes.Evidence] = ...,
+        space: int | str | None = ...,
+    ) -> syscalls.calls.mem.Written: ...
     def graph(
         self,
         *,
         entity: str,
         to: str | None = ...,
-        hops: int = ...,
+        hops: int | None = ...,
+        relation: str = ...,
         as_of: float | None = ...,
+        known_at: float | None = ...,
+        mentions: bool = ...,
+        limit: int = ...,
+        space: int | str | None = ...,
+        deadline: float | None = ...,
     ) -> syscalls.calls.mem.Graph: ...
     def consolidate(
         self,
         *,
         dry_run: bool = ...,
-    ) -> syscalls.calls.mem.Records: ...
+        budget: int = ...,
+        model: bool = ...,
+        space: int | str | None = ...,
+    ) -> syscalls.calls.learn.Consolidated: ...
     def snapshot(
         self,
         *,
         name: str = ...,
+        space: int | str | None = ...,
     ) -> syscalls.calls.mem.Snapshotted: ...
     def export(
         self,
         *,
-        path: str = ...,
         space: int | str | None = ...,
-    ) -> syscalls.calls.mem.Exported: ...
+        redact: builtins.list[syscalls.calls.capsule.Redact] = ...,
+        at: int = ...,
+        digest: str = ...,
+    ) -> syscalls.calls.capsule.Exported: ...
+    def export_stream(
+        self,
+        *,
+        space: int | str | None = ...,
+        redact: builtins.list[syscalls.calls.capsule.Redact] = ...,
+        at: int = ...,
+        digest: str = ...,
+    ) -> Iterator[syscalls.calls.capsule.CapsulePiece]: ...
     def import_(
         self,
         *,
-        path: str = ...,
+        capsule: str,
+        seal: str = ...,
+        taint: syscalls.shapes.Taint | None = ...,
         space: int | str | None = ...,
-    ) -> syscalls.calls.mem.Imported: ...
+    ) -> syscalls.calls.capsule.Imported: ...
     def stat(
         self,
         *,
         space: int | str | None = ...,
     ) -> syscalls.shapes.SpaceInfo: ...
+    def facts(
+        self,
+        *,
+        entity: str,
+        relation: str = ...,
+        as_of: float | None = ...,
+        known_at: float | None = ...,
+        all: bool = ...,
+        space: int | str | None = ...,
+    ) -> syscalls.calls.mem.Records: ...
+    def archive(
+        self,
+        *,
+        rid: str,
+        restore: bool = ...,
+        space: int | str | None = ...,
+    ) -> syscalls.calls.life.Acts: ...
+    def undo(
+        self,
+        *,
+        rid: str | None = ...,
+        action: int | None = ...,
+        space: int | str | None = ...,
+    ) -> syscalls.calls.life.Acts: ...
+    def tidy(
+        self,
+        *,
+        tasks: builtins.list[syscalls.shapes.Task] = ...,
+        room: int | None = ...,
+        dry_run: bool = ...,
+        records: int = ...,
+        seconds: float = ...,
+        space: int | str | None = ...,
+    ) -> syscalls.calls.life.Tidied: ...
+    def why(
+        self,
+        *,
+        rid: str | None = ...,
+        limit: int = ...,
+        space: int | str | None = ...,
+    ) -> syscalls.calls.life.Story: ...
+    def audit(
+        self,
+        *,
+        space: int | str | None = ...,
+        by: int | None = ...,
+        rid: str | None = ...,
+        limit: int = ...,
+        before: int | None = ...,
+    ) -> syscalls.calls.mem.AuditLog: ...
+    def upload(
+        self,
+        *,
+        hash: str,
+        size: int,
+        at: int = ...,
+        data: bytes = ...,
+        space: int | str | None = ...,
+    ) -> syscalls.calls.capsule.Uploaded: ...
+    def download(
+        self,
+        *,
+        rid: str,
+        at: int = ...,
+        space: int | str | None = ...,
+    ) -> syscalls.calls.capsule.Downloaded: ...
 
 class _BlockingLlm:
     def generate(
@@ -347,6 +459,8 @@ class _BlockingLlm:
         stop: builtins.list[str] = ...,
         seed: int | None = ...,
         deadline: float | None = ...,
+        memory: syscalls.shapes.Paging = ...,
+        memory_budget: int = ...,
     ) -> syscalls.calls.llm.Generated: ...
     def generate_stream(
         self,
@@ -362,6 +476,8 @@ class _BlockingLlm:
         stop: builtins.list[str] = ...,
         seed: int | None = ...,
         deadline: float | None = ...,
+        memory: syscalls.shapes.Paging = ...,
+        memory_budget: int = ...,
     ) -> Iterator[syscalls.calls.llm.Chunk]: ...
     def embed(
         self,
@@ -447,11 +563,15 @@ class _BlockingTool:
         name: str,
         args: builtins.dict[str, Any] = ...,
         force: bool = ...,
+        deadline: float | None = ...,
     ) -> syscalls.calls.tool.Outcome: ...
     def recall(
         self,
         *,
-        query: str,
+        query: str = ...,
+        name: str = ...,
+        args: builtins.dict[str, Any] | None = ...,
+        k: int = ...,
     ) -> syscalls.calls.tool.Recalled: ...
     def list(self) -> syscalls.calls.tool.Listed: ...
     def mount(
@@ -459,6 +579,19 @@ class _BlockingTool:
         *,
         command: builtins.list[str],
         name: str = ...,
+        deadline: float = ...,
+    ) -> syscalls.calls.tool.Mounted: ...
+    def reply(
+        self,
+        *,
+        call: int,
+        value: Any = ...,
+        error: str = ...,
+    ) -> syscalls.table.Empty: ...
+    def unmount(
+        self,
+        *,
+        name: str,
     ) -> syscalls.table.Empty: ...
 
 class _BlockingSys:
@@ -696,10 +829,14 @@ class _AsyncMem:
         *,
         rid: str | None = ...,
         key: str | None = ...,
+        prefix: str | None = ...,
+        after: str = ...,
         version: int | None = ...,
         segment: syscalls.shapes.Segment | None = ...,
         limit: int = ...,
         before: str | None = ...,
+        as_of: float | None = ...,
+        known_at: float | None = ...,
         space: int | str | None = ...,
     ) -> syscalls.calls.mem.Records: ...
     async def search(
@@ -710,6 +847,7 @@ class _AsyncMem:
         k: int = ...,
         filter: syscalls.shapes.Filter | None = ...,
         as_of: float | None = ...,
+        known_at: float | None = ...,
         include_archived: bool = ...,
         explain: bool = ...,
         space: int | str | None = ...,
@@ -729,13 +867,17 @@ class _AsyncMem:
         valid_to: float | None = ...,
         sources: builtins.list[str] | None = ...,
         taint: syscalls.shapes.Taint | None = ...,
+        fact: syscalls.shapes.Fact | None = ...,
+        evidence: builtins.list[syscalls.shapes.Evidence] | None = ...,
         expect: int | None = ...,
+        space: int | str | None = ...,
     ) -> syscalls.calls.mem.Written: ...
     async def delete(
         self,
         *,
         rid: str,
         expect: int | None = ...,
+        space: int | str | None = ...,
     ) -> syscalls.table.Empty: ...
     async def forget(
         self,
@@ -743,23 +885,27 @@ class _AsyncMem:
         query: str | None = ...,
         rid: str | None = ...,
         dry_run: bool = ...,
+        space: int | str | None = ...,
     ) -> syscalls.calls.mem.Forgotten: ...
     async def history(
         self,
         *,
         rid: str,
+        space: int | str | None = ...,
     ) -> syscalls.calls.mem.Versions: ...
     async def pin(
         self,
         *,
         query: str | None = ...,
         rid: str | None = ...,
+        space: int | str | None = ...,
     ) -> syscalls.calls.mem.Records: ...
     async def unpin(
         self,
         *,
         query: str | None = ...,
         rid: str | None = ...,
+        space: int | str | None = ...,
     ) -> syscalls.calls.mem.Records: ...
     async def context(
         self,
@@ -773,17 +919,22 @@ class _AsyncMem:
         to: int | str,
         access: syscalls.shapes.Access = ...,
         space: int | str | None = ...,
+        rid: str | None = ...,
+        filter: syscalls.shapes.Filter | None = ...,
+        ttl: float | None = ...,
     ) -> syscalls.calls.mem.Granted: ...
     async def revoke(
         self,
         *,
         to: int | str,
         space: int | str | None = ...,
+        grant: int | None = ...,
     ) -> syscalls.table.Empty: ...
     async def attach(
         self,
         *,
         space: int | str,
+        detach: bool = ...,
     ) -> syscalls.table.Empty: ...
     async def link(
         self,
@@ -794,42 +945,133 @@ class _AsyncMem:
         valid_from: float | None = ...,
         valid_to: float | None = ...,
         sources: builtins.list[str] = ...,
-    ) -> syscalls.table.Empty: ...
+        functional: bool | None = ...,
+        evidence: builtins.list[syscalls.shapes.Evidence] = ...,
+        space: int | str | None = ...,
+    ) -> syscalls.calls.mem.Written: ...
     async def graph(
         self,
         *,
         entity: str,
         to: str | None = ...,
-        hops: int = ...,
+        hops: int | None = ...,
+        relation: str = ...,
         as_of: float | None = ...,
+        known_at: float | None = ...,
+        mentions: bool = ...,
+        limit: int = ...,
+        space: int | str | None = ...,
+        deadline: float | None = ...,
     ) -> syscalls.calls.mem.Graph: ...
     async def consolidate(
         self,
         *,
         dry_run: bool = ...,
-    ) -> syscalls.calls.mem.Records: ...
+        budget: int = ...,
+        model: bool = ...,
+        space: int | str | None = ...,
+    ) -> syscalls.calls.learn.Consolidated: ...
     async def snapshot(
         self,
         *,
         name: str = ...,
+        space: int | str | None = ...,
     ) -> syscalls.calls.mem.Snapshotted: ...
     async def export(
         self,
         *,
-        path: str = ...,
         space: int | str | None = ...,
-    ) -> syscalls.calls.mem.Exported: ...
+        redact: builtins.list[syscalls.calls.capsule.Redact] = ...,
+        at: int = ...,
+        digest: str = ...,
+    ) -> syscalls.calls.capsule.Exported: ...
+    def export_stream(
+        self,
+        *,
+        space: int | str | None = ...,
+        redact: builtins.list[syscalls.calls.capsule.Redact] = ...,
+        at: int = ...,
+        digest: str = ...,
+    ) -> AsyncIterator[syscalls.calls.capsule.CapsulePiece]: ...
     async def import_(
         self,
         *,
-        path: str = ...,
+        capsule: str,
+        seal: str = ...,
+        taint: syscalls.shapes.Taint | None = ...,
         space: int | str | None = ...,
-    ) -> syscalls.calls.mem.Imported: ...
+    ) -> syscalls.calls.capsule.Imported: ...
     async def stat(
         self,
         *,
         space: int | str | None = ...,
     ) -> syscalls.shapes.SpaceInfo: ...
+    async def facts(
+        self,
+        *,
+        entity: str,
+        relation: str = ...,
+        as_of: float | None = ...,
+        known_at: float | None = ...,
+        all: bool = ...,
+        space: int | str | None = ...,
+    ) -> syscalls.calls.mem.Records: ...
+    async def archive(
+        self,
+        *,
+        rid: str,
+        restore: bool = ...,
+        space: int | str | None = ...,
+    ) -> syscalls.calls.life.Acts: ...
+    async def undo(
+        self,
+        *,
+        rid: str | None = ...,
+        action: int | None = ...,
+        space: int | str | None = ...,
+    ) -> syscalls.calls.life.Acts: ...
+    async def tidy(
+        self,
+        *,
+        tasks: builtins.list[syscalls.shapes.Task] = ...,
+        room: int | None = ...,
+        dry_run: bool = ...,
+        records: int = ...,
+        seconds: float = ...,
+        space: int | str | None = ...,
+    ) -> syscalls.calls.life.Tidied: ...
+    async def why(
+        self,
+        *,
+        rid: str | None = ...,
+        limit: int = ...,
+        space: int | str | None = ...,
+    ) -> syscalls.calls.life.Story: ...
+    async def audit(
+        self,
+        *,
+        space: int | str | None = ...,
+        by: int | None = ...,
+        rid: str | None = ...,
+        limit: int = ...,
+        before: int | None = ...,
+    ) -> syscalls.calls.mem.AuditLog: ...
+    async def upload(
+        self,
+        *,
+        hash: str,
+        size: int,
+        at: int = ...,
+        data: bytes = ...,
+        space: int | str | None = ...,
+    ) -> syscalls.calls.capsule.Uploaded: ...
+    async def download(
+        self,
+        *,
+        rid: str,
+        at: int = ...,
+        space: int | str | None = ...,
+    ) -> syscalls.calls.capsule.Downloaded: ...
 
 class _AsyncLlm:
     async def generate(
@@ -846,6 +1088,8 @@ class _AsyncLlm:
         stop: builtins.list[str] = ...,
         seed: int | None = ...,
         deadline: float | None = ...,
+        memory: syscalls.shapes.Paging = ...,
+        memory_budget: int = ...,
     ) -> syscalls.calls.llm.Generated: ...
     def generate_stream(
         self,
@@ -861,6 +1105,8 @@ class _AsyncLlm:
         stop: builtins.list[str] = ...,
         seed: int | None = ...,
         deadline: float | None = ...,
+        memory: syscalls.shapes.Paging = ...,
+        memory_budget: int = ...,
     ) -> AsyncIterator[syscalls.calls.llm.Chunk]: ...
     async def embed(
         self,
@@ -946,11 +1192,15 @@ class _AsyncTool:
         name: str,
         args: builtins.dict[str, Any] = ...,
         force: bool = ...,
+        deadline: float | None = ...,
     ) -> syscalls.calls.tool.Outcome: ...
     async def recall(
         self,
         *,
-        query: str,
+        query: str = ...,
+        name: str = ...,
+        args: builtins.dict[str, Any] | None = ...,
+        k: int = ...,
     ) -> syscalls.calls.tool.Recalled: ...
     async def list(self) -> syscalls.calls.tool.Listed: ...
     async def mount(
@@ -958,6 +1208,19 @@ class _AsyncTool:
         *,
         command: builtins.list[str],
         name: str = ...,
+        deadline: float = ...,
+    ) -> syscalls.calls.tool.Mounted: ...
+    async def reply(
+        self,
+        *,
+        call: int,
+        value: Any = ...,
+        error: str = ...,
+    ) -> syscalls.table.Empty: ...
+    async def unmount(
+        self,
+        *,
+        name: str,
     ) -> syscalls.table.Empty: ...
 
 class _AsyncSys:

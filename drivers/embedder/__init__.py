@@ -20,6 +20,7 @@ def make_embedder(
     log: Log,
     clock: Clock,
     settings: HostSettings | None = None,
+    name: str = "embedder",
 ) -> HostedEmbedder | LocalEmbedder | NoEmbedder:
     """The embedder that a setting names; it does nothing before its ``run``.
 
@@ -29,6 +30,8 @@ def make_embedder(
     - a folder, or else a hub name, of a sentence-transformers model
     - ``hash:DIM``: feature hashing in a host; ``local-hash:DIM``: in this process
     - ``none``
+
+    ``name`` is what its host is called.
 
     Raises EINVAL for a bad dimension. A model that cannot be loaded is not an error here:
     the embedder gets the state ``failed``, and its calls say why.
@@ -51,5 +54,5 @@ def make_embedder(
         engine = EngineSpec("embedder", "minilm")
     else:
         engine = EngineSpec("embedder", "sentence", spec)
-    host = Host("embedder", engine, run_dir=run_dir, log=log, clock=clock, settings=settings)
+    host = Host(name, engine, run_dir=run_dir, log=log, clock=clock, settings=settings)
     return HostedEmbedder(host)

@@ -33,7 +33,7 @@ from drivers.lexical.words import Words
 from syscalls.errors import EIO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -49,6 +49,13 @@ K1: Final = 1.2
 B: Final = 0.75
 _QUERY_WORDS: Final = 256
 """Different words of a query that count; the rest of a very long one are let be."""
+_VARIABLES: Final = 500
+"""Values given to one statement, at most."""
+
+_BASE_BYTES: Final = 64 << 10
+"""Rough memory of an open connection with its statements."""
+_CACHE_BYTES: Final = 2 << 20
+"""SQLite's page cache of a connection, at most."""
 
 _SCHEMA: Final = f"""
     PRAGMA user_version = {FORMAT};
@@ -75,6 +82,8 @@ class Fts5Index:
         self._rebuilt = ""
         self._frequency: dict[str, int] = {}
         self._counted_at = 0
+        self._weighed: tuple[list[str], int, list[tuple[str, int, float]]] = [], -1, []
+        """The last words that were weighed, and when: a search asks for them several times."""
         self._closed = False
         try:
             if path is not None:
@@ -258,13 +267,39 @@ class Fts5Index:
 
     def search(self, query: str, k: int, tags: frozenset[int] | None) -> list[Located]:
         """See ``LexicalIndex.search``. Raises EIO."""
-        words = list(dict.fromkeys(self._words(query)))[:_QUERY_WORDS]
         if k < 1 or not self._count:
             return []
         with self._errors():
-            weights = self._weights(words)
+            weights = self._weights(self._asked(query))
             ids = self._gather(weights, k, tags)
             return self._rank(ids, weights, k)
+
+    def scores(self, query: str, rids: Sequence[str]) -> list[float]:
+        """See ``LexicalIndex.scores``. Raises EIO."""
+        found: dict[str, float] = {}
+        with self._errors():
+            weights = self._weights(self._asked(query))
+            if weights:
+                for start in range(0, len(rids), _VARIABLES):
+                    part = rids[start : start + _VARIABLES]
+                    marks = ",".join("?" * len(part))
+                    rows = self._db.execute(
+                        f"SELECT rid, length, words FROM docs WHERE rid IN ({marks})", part
+                    )
+                    found.update((hit.rid, hit.score) for hit in self._scored(rows, weights))
+        return [found.get(rid, 0.0) for rid in rids]
+
+    def ceiling(self, query: str) -> float:
+        """See ``LexicalIndex.ceiling``. Raises EIO."""
+        words = self._asked(query)
+        with self._errors():
+            weights = self._weights(words)
+        rarest = math.log(1 + (self._count + 0.5) / 0.5)
+        return sum(idf for _, _, idf in weights) + rarest * (len(words) - len(weights))
+
+    def _asked(self, query: str) -> list[str]:
+        """The different words of a query."""
+        return list(dict.fromkeys(self._words(query)))[:_QUERY_WORDS]
 
     def _weights(self, words: list[str]) -> list[tuple[str, int, float]]:
         """Words that occur, with document frequency and idf, rarest first."""
@@ -272,6 +307,8 @@ class Fts5Index:
             # Counting a common word takes milliseconds, and its idf hardly moves.
             self._frequency.clear()
             self._counted_at = self._count
+        if (words, self._position) == self._weighed[:2]:
+            return self._weighed[2]
         weights: list[tuple[str, int, float]] = []
         for word in words:
             frequency = self._frequency.get(word)
@@ -285,6 +322,7 @@ class Fts5Index:
                 idf = math.log(1 + max(0.5, self._count - frequency + 0.5) / (frequency + 0.5))
                 weights.append((word, frequency, idf))
         weights.sort(key=lambda weight: weight[1])
+        self._weighed = words, self._position, weights
         return weights
 
     def _gather(
@@ -339,6 +377,14 @@ class Fts5Index:
         rows = self._db.execute(
             f"SELECT rid, length, words FROM docs WHERE id IN ({','.join(map(str, ids))})"
         )
+        hits = self._scored(rows, weights)
+        hits.sort(key=lambda hit: (-hit.score, hit.rid))
+        return hits[:k]
+
+    def _scored(
+        self, rows: Iterable[tuple[str, int, str]], weights: list[tuple[str, int, float]]
+    ) -> list[Located]:
+        """BM25 of documents given as rid, length and words."""
         hits: list[Located] = []
         for rid, length, text in rows:
             words = text.split(" ")
@@ -349,8 +395,7 @@ class Fts5Index:
                 if count:
                     score += idf * count * (K1 + 1) / (count + damping)
             hits.append(Located(rid, score))
-        hits.sort(key=lambda hit: (-hit.score, hit.rid))
-        return hits[:k]
+        return hits
 
     # --- the rest
 
@@ -383,7 +428,10 @@ class Fts5Index:
             position=self._position,
             entries=self._count,
             bytes_disk=disk,
-            bytes_memory=self._lengths.nbytes + self._tags.nbytes,
+            bytes_memory=_BASE_BYTES
+            + min(disk, _CACHE_BYTES)
+            + self._lengths.nbytes
+            + self._tags.nbytes,
             rebuilt=self._rebuilt,
         )
 

@@ -1,4 +1,4 @@
-"""Train nano from nothing: a small Qwen3, on examples that are generated as it goes.
+"""Train nano: a small Qwen3, on examples that are generated as it goes.
 
     python -m drivers.nano.train OUT --minutes 45 [--resume] [--dev INTENTS.jsonl]
 

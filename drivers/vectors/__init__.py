@@ -1,1 +1,1 @@
-"""Vectors of a space: an exact index in memory and its log on disk."""
+"""Vectors of a space: in memory and exact while few, in parts on disk when many."""

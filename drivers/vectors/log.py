@@ -1,7 +1,8 @@
 """The on-disk form of a vector index: an append-only log of checksummed batches.
 
     file    header, batch, batch, ...
-    header  magic 8 | version 4 | dimension 4 | length 4 | fingerprint | crc32 4
+    header  magic 8 | version 4 | dimension 4 | length 4 | fingerprint | parts | crc32 4
+    parts   (version 2 only) length 4 | msgpack: the files that the batches come on top of
     batch   magic 4 | crc32 4 | seq 8 | upserts 4 | deletes 4 | bytes of rids 4
             lengths of rids, 2 each | rids | tags, 1 each | rows, 4 x dimension each
 
@@ -9,16 +10,21 @@ Little-endian throughout; the crc32 of a batch covers all that follows it. A bat
 appended with one write and never fsynced on its own: the journal can feed it again. What is
 read back ends before the first batch that is not whole, and the rest is cut off, because a
 later batch without an earlier one would be a state that never was.
+
+Parts change with the log, by one rename: what a log names is there, and a file that no log
+names is left over from a crash.
 """
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import struct
 import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import msgspec
 import numpy as np
 
 from syscalls.errors import EIO
@@ -29,13 +35,29 @@ if TYPE_CHECKING:
 
     from drivers.contracts import Vectors
 
-VERSION: Final = 1
+logger = logging.getLogger(__name__)
+
+PLAIN, WITH_PARTS = 1, 2
+"""Versions of the format: without and with parts."""
 _MAGIC: Final = b"ENGRAMv\0"
 _HEADER: Final = struct.Struct("<8sIII")
 _BATCH_MAGIC: Final = 0x54414256
 _BATCH: Final = struct.Struct("<IIQIII")
 _CHECKED_FROM: Final = 8
 _CRC: Final = struct.Struct("<I")
+
+
+class PartRef(msgspec.Struct, array_like=True, frozen=True):
+    """A part as a log names it."""
+
+    tag: int
+    name: str
+    """Of the file, beside the log."""
+    dead: bytes
+    """Its dead rows when the log was begun; see ``Part.graves``."""
+
+
+_parts = msgspec.msgpack.Decoder(list[PartRef])
 
 
 class LogBatch(NamedTuple):
@@ -94,15 +116,24 @@ def _decode(data: memoryview, at: int, dimension: int) -> tuple[LogBatch, int] |
     return batch, at + size
 
 
+def fingerprint_of(path: Path) -> str:
+    """Which embedder a log says it is of; empty when it is no log. Raises OSError."""
+    with path.open("rb") as file:
+        head = file.read(_HEADER.size)
+        if len(head) < _HEADER.size or not head.startswith(_MAGIC):
+            return ""
+        return file.read(min(_HEADER.unpack(head)[3], 4096)).decode(errors="replace")
+
+
 class VectorLog:
     """A log open for appending. Raises EIO with driver ``vectors`` for what the disk says."""
 
     def __init__(self, path: Path, dimension: int, fingerprint: str) -> None:
-        self._path = path
+        self.path = path
         self._dimension = dimension
-        name = fingerprint.encode()
-        head = _HEADER.pack(_MAGIC, VERSION, dimension, len(name)) + name
-        self._header = head + _CRC.pack(zlib.crc32(head))
+        self._fingerprint = fingerprint.encode()
+        self.parts: list[PartRef] = []
+        """What the batches come on top of; known once ``read`` has begun."""
         self.reason = ""
         """Why something of it was thrown away when it was opened; empty when nothing was."""
         self.size = 0
@@ -121,14 +152,13 @@ class VectorLog:
         """
         try:
             size = os.fstat(self._fd).st_size
-            self.reason = self._foreign(size)
-            if self.reason or size == 0:
+            at = self._read_header(size)
+            if not at:
                 self._cut(0)
-                self._write([self._header])
+                self._write([self._header([])])
                 return
             # Not closed here: it goes with the last view of it.
             data = memoryview(mmap.mmap(self._fd, size, access=mmap.ACCESS_READ))
-            at = len(self._header)
             while (found := _decode(data, at, self._dimension)) is not None:
                 batch, at = found
                 yield batch
@@ -139,19 +169,47 @@ class VectorLog:
         except OSError as error:
             raise self._eio(error) from error
 
-    def _foreign(self, size: int) -> str:
-        """Why the file cannot be ours to read; empty when it can, or is new."""
-        head = os.pread(self._fd, len(self._header), 0)
-        if size == 0 or head == self._header:
-            return ""
+    def _header(self, parts: list[PartRef]) -> bytes:
+        name, version = self._fingerprint, WITH_PARTS if parts else PLAIN
+        head = _HEADER.pack(_MAGIC, version, self._dimension, len(name)) + name
+        if parts:
+            body = msgspec.msgpack.encode(parts)
+            head += _CRC.pack(len(body)) + body
+        return head + _CRC.pack(zlib.crc32(head))
+
+    def _read_header(self, size: int) -> int:
+        """Where the batches begin; 0 when the file is new, or is not ours (``reason`` says why)."""
+        plain = self._header([])
+        head = os.pread(self._fd, len(plain), 0)
+        if size == 0 or head == plain:
+            return len(head)
         if len(head) < _HEADER.size or not head.startswith(_MAGIC):
-            return "not a vector log"
+            self.reason = "not a vector log"
+            return 0
         _, version, dimension, _ = _HEADER.unpack_from(head)
-        if version != VERSION:
-            return f"format {version}, not {VERSION}"
-        if dimension != self._dimension:
-            return f"dimension {dimension}, not {self._dimension}"
-        return "made by another embedder, or its header is damaged"
+        if version not in (PLAIN, WITH_PARTS):
+            self.reason = f"format {version}, not {WITH_PARTS}"
+        elif dimension != self._dimension:
+            self.reason = f"dimension {dimension}, not {self._dimension}"
+        elif version == WITH_PARTS and (at := self._read_parts(size)):
+            return at
+        else:
+            self.reason = "made by another embedder, or its header is damaged"
+        return 0
+
+    def _read_parts(self, size: int) -> int:
+        start = _HEADER.size + len(self._fingerprint)
+        length = int.from_bytes(os.pread(self._fd, 4, start), "little")
+        end = start + 4 + length
+        if end + 4 > size:
+            return 0
+        head = os.pread(self._fd, end + 4, 0)
+        if int.from_bytes(head[end:], "little") != zlib.crc32(head[:end]):
+            return 0
+        if head[_HEADER.size : start] != self._fingerprint:
+            return 0
+        self.parts = _parts.decode(head[start + 4 : end])
+        return end + 4
 
     def append(self, batch: LogBatch) -> None:
         """Add a batch at the end; on an error the log is as before."""
@@ -160,9 +218,9 @@ class VectorLog:
         except OSError as error:
             raise self._eio(error) from error
 
-    def replace(self, batches: Iterable[LogBatch]) -> None:
+    def replace(self, batches: Iterable[LogBatch], parts: list[PartRef]) -> None:
         """Put other content in its place, atomically."""
-        fresh = self._path.with_suffix(".new")
+        fresh = self.path.with_suffix(".new")
         old, size = self._fd, self.size
         try:
             self._fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -170,11 +228,11 @@ class VectorLog:
             raise self._eio(error) from error
         try:
             self.size = 0
-            self._write([self._header])
+            self._write([self._header(parts)])
             for batch in batches:
                 self._write(encode(batch))
             os.fsync(self._fd)
-            fresh.rename(self._path)
+            fresh.rename(self.path)
         except BaseException as error:
             os.close(self._fd)
             fresh.unlink(missing_ok=True)
@@ -183,6 +241,21 @@ class VectorLog:
                 raise self._eio(error) from error
             raise
         os.close(old)
+        self.parts = parts
+        self._sync_folder()
+
+    def _sync_folder(self) -> None:
+        """Make the rename durable, before what only the old log names is removed."""
+        try:
+            folder = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            # The new log is in place: at worst a power failure brings back the old one, which
+            # then names parts that are gone and is fed again.
+            logger.warning("vectors: %s cannot be synced: %s", self.path.parent, error)
 
     def flush(self) -> None:
         """Bring what was appended to the disk itself."""
@@ -221,4 +294,4 @@ class VectorLog:
         self.size = size
 
     def _eio(self, error: OSError) -> EIO:
-        return EIO(f"vectors: {error}", driver="vectors", path=str(self._path))
+        return EIO(f"vectors: {error}", driver="vectors", path=str(self.path))

@@ -1,5 +1,5 @@
 """The served calls. Importing this fills ``kernel.trap.HANDLERS``."""
 
-from kernel.handlers import ipc, llm, mem, proc, sys
+from kernel.handlers import capsule, consolidate, ipc, life, llm, mem, proc, sys, tool
 
-__all__ = ["ipc", "llm", "mem", "proc", "sys"]
+__all__ = ["capsule", "consolidate", "ipc", "life", "llm", "mem", "proc", "sys", "tool"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from drivers.contracts import GenerateRequest
+from kernel.paging import fault
 from kernel.trap import Emit, handles
 from syscalls.calls import llm
 from syscalls.errors import EINVAL, ETIME
@@ -43,9 +44,11 @@ async def generate(
         pace=0.0 if call.stream else PACE,
     )
     texts: list[str] = []
+    wanted = call.memory == "auto"
     usage, finish = Usage(), "stop"
     with trio.move_on_after(_seconds(call.deadline)) as scope:
         info = await kernel.llm.ready()
+        paged = await fault(kernel, caller, request, call.memory_budget) if wanted else []
         async with aclosing(kernel.llm.generate(request)) as pieces:
             async for piece in pieces:
                 if piece.text:
@@ -54,6 +57,7 @@ async def generate(
                         await emit(llm.Chunk(text=piece.text))
                 if piece.finish:
                     finish, usage = piece.finish, piece.usage or usage
+        usage.paged = paged
         return llm.Generated(text="".join(texts), usage=usage, finish=finish, model=info.name)
     assert scope.cancelled_caught
     raise ETIME(

@@ -119,7 +119,9 @@ async def session(kernel: Kernel, caller: Process, call: sys.Session) -> Session
     if call.name is not None:
         kernel.processes.rename(caller, call.name)
     if call.space is not None:
-        caller.space = await monitor.adopt_space(kernel, caller, call.space)
+        space = await monitor.adopt_space(kernel, caller, call.space)
+        monitor.borrow(kernel, caller, space)
+        caller.space = space
     await kernel.own_space(caller)
     return kernel.sessions.info(caller)
 

@@ -35,9 +35,14 @@ class Context(msgspec.Struct):
     """What came of the calls so far."""
 
 
-def block(source: str, value: Any) -> str:
-    """``value`` as a block of data. ``source`` is the kernel's own word."""
+def escaped(value: Any) -> str:
+    """``value`` as JSON that cannot end a block."""
+    return msgspec.json.encode(value, enc_hook=repr).decode().translate(_escapes)
+
+
+def block(source: str, value: Any, most: int = SHOWN) -> str:
+    """``value`` as a block of data, cut at ``most`` characters. ``source`` is the kernel's word."""
     text = msgspec.json.encode(value, enc_hook=repr).decode()
-    if len(text) > SHOWN:
-        text = msgspec.json.encode(text[:SHOWN] + " ... (cut)").decode()
+    if len(text) > most:
+        text = msgspec.json.encode(text[:most] + " ... (cut)").decode()
     return f'<data from="{source}">{text.translate(_escapes)}</data>'

@@ -130,7 +130,11 @@ SENTENCES: dict[str, Callable[[dict[str, Any], dict[str, Any]], str]] = {
     "kv.pin": lambda a, v: f"Pinned a prefix of {_count(v.get('tokens', 0), 'token')}.",
     "kv.list": lambda a, v: f"{_count(len(v.get('prefixes', [])), 'pinned prefix')}.",
     "tool.list": lambda a, v: f"{_count(len(v.get('tools', [])), 'tool')}.",
-    "tool.call": lambda a, v: f"{a.get('name')} answered: {_short(v.get('value'))}",
+    "tool.call": lambda a, v: (
+        f"{a.get('name')} answered: {_short(v.get('value'))}"
+        if v.get("ok", True)
+        else f"{a.get('name')} failed: {_short(v.get('error'))}"
+    ),
     "sys.stats": _stats,
     "sys.info": _system,
     "sys.alarm": lambda a, v: f"In {a.get('after'):g} s I shall say: {_short(a.get('message'))}",

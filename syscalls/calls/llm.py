@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from syscalls.shapes import ChatMessage, Seconds, Shape, Usage
+from syscalls.shapes import ChatMessage, Paging, Seconds, Shape, Usage
 from syscalls.table import Call, syscall
 
 
@@ -31,6 +31,10 @@ class Generate(Call, kw_only=True):
     With ``stream`` the text comes in chunks first. ``schema`` is a JSON Schema the text must
     follow. ``deadline`` is in seconds. Raises ENODEV (no model is attached), EINVAL (the
     prompt is empty or too long), ETIME, EIO (the model host died).
+
+    ``memory`` "auto" is the memory fault: what the last user message needs and the request
+    lacks is searched for and put before it as marked data, ``memory_budget`` tokens at most;
+    ``usage.paged`` lists it. What cannot be had in time is left out.
     """
 
     messages: list[ChatMessage] | None = None
@@ -44,6 +48,8 @@ class Generate(Call, kw_only=True):
     stop: list[str] = []
     seed: int | None = None
     deadline: Seconds | None = None
+    memory: Paging = "off"
+    memory_budget: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
 
 
 class Embedded(Shape, omit_defaults=False):

@@ -6,6 +6,7 @@ from msgspec import Meta
 
 from syscalls.shapes import (
     Access,
+    AuditLine,
     ChatMessage,
     Content,
     Evidence,
@@ -91,15 +92,21 @@ class Read(Call, kw_only=True):
     """Read a record by rid or key, or list the newest ones.
 
     ``version`` asks for an older version of the one record. ``before`` (a rid) continues a
-    list. Raises ENOENT, EPERM.
+    list. ``as_of`` answers with what was so at that time (which may be before 1970), and
+    ``known_at`` with what was believed then. ``prefix`` lists by key, those that begin so, in
+    their order, archived ones too; ``after`` (a key) continues that. Raises ENOENT, EPERM.
     """
 
     rid: Rid | None = None
     key: str | None = None
+    prefix: Annotated[str, Meta(min_length=1, max_length=400)] | None = None
+    after: str = ""
     version: Annotated[int, Meta(ge=1)] | None = None
     segment: Segment | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 20
     before: Rid | None = None
+    as_of: float | None = None
+    known_at: float | None = None
     space: SpaceRef | None = None
 
 
@@ -114,8 +121,10 @@ class Hits(Shape, omit_defaults=False):
 class Search(Call, kw_only=True):
     """Find records by meaning and by words, in the caller's space and what is shared with it.
 
-    ``space`` narrows it to one. ``as_of`` answers from an earlier time; ``deadline`` is how
-    many seconds it may wait for the embedder before it answers without it.
+    ``space`` narrows it to one. ``as_of`` answers with what was so at that time, ``known_at``
+    with what was believed then; without them a fact that a newer one has replaced is left out,
+    unless ``include_archived``. ``deadline`` is how many seconds it may wait for the embedder
+    before it answers without it.
     """
 
     query: Query
@@ -123,6 +132,7 @@ class Search(Call, kw_only=True):
     k: Annotated[int, Meta(ge=1, le=1000)] = 10
     filter: Filter | None = None
     as_of: float | None = None
+    known_at: float | None = None
     include_archived: bool = False
     explain: bool = False
     space: SpaceRef | None = None
@@ -148,30 +158,51 @@ class Update(Call, kw_only=True):
     valid_to: float | None = None
     sources: list[Rid] | None = None
     taint: Taint | None = None
+    fact: Fact | None = None
+    evidence: Annotated[list[Evidence], Meta(max_length=64)] | None = None
     expect: Annotated[int, Meta(ge=1)] | None = None
+    space: SpaceRef | None = None
+    """Where it is changed, if several spaces have it."""
 
 
 @syscall(69, "mem.delete", destructive=True)
 class Delete(Call, kw_only=True):
-    """Erase a record: its content and that of all its versions. Its history says when and who."""
+    """Erase a record: its content and that of all its versions. Its history says when and who.
+
+    A snapshot or fork that has it too keeps it, until it is deleted there as well: only then
+    it is gone from the disk. Raises ENOENT, ECONFLICT, EPERM.
+    """
 
     rid: Rid
     expect: Annotated[int, Meta(ge=1)] | None = None
+    space: SpaceRef | None = None
 
 
 class Forgotten(Shape):
-    """The records that were forgotten."""
+    """The records that were forgotten, or would be."""
 
     rids: list[str]
+    kept: list[str] = []
+    """Found too, but pinned."""
+    action: int = 0
+    """Number of the run, for ``mem.undo``."""
 
 
 @syscall(70, "mem.forget", reply=Forgotten, destructive=True)
 class Forget(Call, kw_only=True):
-    """Forget what a query finds, with everything derived from it."""
+    """Forget what a query finds, with everything derived from it.
+
+    A query finds the records with all its words in them, or else the one nearest to it with
+    most of them. The content is erased, that of all versions and merged duplicates too; a
+    tombstone says when, who and why. Until the retention period is over ``mem.undo`` brings
+    it back; ``mem.delete`` erases at once and for good. Raises ENOENT, EPERM, ECONFLICT when
+    the record is pinned.
+    """
 
     query: Query | None = None
     rid: Rid | None = None
     dry_run: bool = False
+    space: SpaceRef | None = None
 
 
 class Versions(Shape):
@@ -185,14 +216,20 @@ class History(Call, kw_only=True):
     """All versions of a record."""
 
     rid: Rid
+    space: SpaceRef | None = None
 
 
 @syscall(72, "mem.pin", reply=Records)
 class Pin(Call, kw_only=True):
-    """Keep records from being demoted, archived or forgotten."""
+    """Keep records from being demoted, merged, archived or forgotten.
+
+    ``query`` finds as for ``mem.forget``. Only who may write it can still change or delete a
+    pinned record, and its time to live still ends it. Raises ENOENT, EPERM.
+    """
 
     query: Query | None = None
     rid: Rid | None = None
+    space: SpaceRef | None = None
 
 
 @syscall(73, "mem.unpin", reply=Records, capability="mem.pin")
@@ -201,17 +238,35 @@ class Unpin(Call, kw_only=True):
 
     query: Query | None = None
     rid: Rid | None = None
+    space: SpaceRef | None = None
 
 
 class Context(Shape):
-    """Messages for a model, stable prefix first."""
+    """Messages for a model, stable prefix first, and what is in them."""
 
     messages: list[ChatMessage]
+    tokens: int = 0
+    """Of all messages."""
+    exact: bool = False
+    """Whether the attached model's tokenizer counted them; else they are estimated."""
+    shown: list[str] = []
+    """Rids of what is in them, in order."""
+    cut: list[str] = []
+    """Those of ``shown`` of which only the beginning is."""
+    left: list[str] = []
+    """Rids of what did not fit: pinned, working, then recalled records."""
+    paged_out: list[str] = []
+    """Rids of what went from working to episodic memory just now; search finds it there."""
 
 
 @syscall(74, "mem.context", reply=Context, capability="mem.read")
 class ContextCall(Call, kw_only=True):
-    """Assemble the working context for a model within a budget of tokens."""
+    """Assemble the working context for a model within a budget of tokens, and page out.
+
+    Pinned records come first, then working memory in order of time, then what ``query`` recalls.
+    The budget holds by the attached model's tokenizer where it answers in time, else by an
+    estimate. What does not fit is named. Raises EINVAL (the query alone is over the budget).
+    """
 
     budget_tokens: Annotated[int, Meta(ge=1)] = 2048
     query: str = ""
@@ -227,63 +282,145 @@ class Granted(Shape):
 class Share(Call, kw_only=True):
     """Let another process read (or read and write) a space; default the caller's own.
 
-    Only the owner's process, or who holds ``mem.share:space/N``, may. Raises ESRCH, EPERM.
+    ``rid`` narrows it to one record with its history, ``filter`` to what fits it; ``ttl`` is
+    after how many seconds it ends. Who has got a share may pass on what is in it: less, and
+    not for longer; it ends with the one it came from. Raises ESRCH, ENOENT, EPERM.
     """
 
     to: Target
     access: Access = "read"
     space: SpaceRef | None = None
+    rid: Rid | None = None
+    filter: Filter | None = None
+    ttl: Seconds | None = None
 
 
 @syscall(76, "mem.revoke", capability="mem.share")
 class Revoke(Call, kw_only=True):
-    """Take a share back; effective from the next call. Raises ENOENT when there is none."""
+    """Take shares of a space back, with what was passed on of them; effective at once.
+
+    All that ``to`` holds, or the one numbered ``grant``; who does not own the space takes back
+    what it gave itself. Raises ENOENT when there is none.
+    """
 
     to: Target
     space: SpaceRef | None = None
+    grant: int | None = None
 
 
 @syscall(77, "mem.attach", capability="mem.read")
 class Attach(Call, kw_only=True):
-    """Put a space under the caller's own as a read-only layer."""
+    """Put a space, as it is now, under the caller's own as a read-only layer.
+
+    Its records are found, read and listed as if they were the caller's; a change copies one
+    up. What rests on a share ends with it. ``detach`` takes it away. Raises ENOENT, EPERM,
+    EEXIST, EINVAL when one of the two was made from the other.
+    """
 
     space: SpaceRef
+    detach: bool = False
 
 
-@syscall(78, "mem.link")
+Entity = Annotated[str, Meta(min_length=1, max_length=400)]
+
+
+@syscall(78, "mem.link", reply=Written)
 class Link(Call, kw_only=True):
-    """Relate two entities of the caller's graph."""
+    """Relate two entities: writes the fact as a semantic record of kind ``link``.
+
+    ``functional`` says that the subject has one such object at a time, so that this one
+    supersedes what contradicts it; by default well-known relations are (``lives_in``, ...). The
+    relation ``also_known_as`` makes two names one entity. Raises what ``mem.write`` does.
+    """
+
+    subject: Entity
+    relation: Annotated[str, Meta(min_length=1, max_length=200)]
+    object: Annotated[str, Meta(min_length=1, max_length=4000)]
+    valid_from: float | None = None
+    valid_to: float | None = None
+    sources: list[Rid] = []
+    functional: bool | None = None
+    evidence: Annotated[list[Evidence], Meta(max_length=64)] = []
+    space: SpaceRef | None = None
+
+
+class GraphNode(Shape):
+    """One entity."""
+
+    name: str
+    hops: int
+    """How far from the one that was asked about."""
+    also: list[str] = []
+    """Its other names."""
+
+
+class GraphEdge(Shape):
+    """What relates two entities, with the records that say so."""
 
     subject: str
     relation: str
     object: str
-    valid_from: float | None = None
-    valid_to: float | None = None
-    sources: list[Rid] = []
+    rids: list[str]
+    """Newest first; of many the first few."""
+    since: float | None = None
+    """None for always."""
+    until: float | None = None
+    count: int = 1
+    """How many records say so."""
 
 
-class Graph(Shape):
-    """Nodes and edges."""
+class Graph(Shape, omit_defaults=False):
+    """Entities and what relates them: nearest first, then by name."""
 
-    nodes: list[str]
-    edges: list[list[str]]
+    nodes: list[GraphNode]
+    edges: list[GraphEdge]
+    paths: list[list[str]] = []
+    """The shortest ones, as names, where ``to`` was given."""
+    more: bool = False
+    """Whether something was left out for the limit."""
+    behind: int = 0
+    """Changes that the graph does not have yet: it is still being built."""
 
 
 @syscall(79, "mem.graph", reply=Graph, capability="mem.read")
 class GraphCall(Call, kw_only=True):
-    """Ask the entity graph: neighbours, paths, k hops, at a time."""
+    """Ask the entity graph: what is within some hops of an entity, or the shortest paths.
 
-    entity: str
-    to: str | None = None
-    hops: Annotated[int, Meta(ge=1, le=6)] = 1
+    An entity goes by any of its names, in any case. ``to`` asks for paths (of at most ``hops``,
+    by default 6) in place of the neighbourhood (by default 1). ``as_of`` and ``known_at`` are
+    those of ``mem.search``. ``mentions`` adds entities that are only named together. It waits
+    ``deadline`` seconds at most for a graph that is being built. Raises ENOENT (no such
+    entity), ENODEV (no graph), EIO.
+    """
+
+    entity: Entity
+    to: Entity | None = None
+    hops: Annotated[int, Meta(ge=1, le=6)] | None = None
+    relation: Annotated[str, Meta(max_length=200)] = ""
+    """Only these edges."""
     as_of: float | None = None
+    known_at: float | None = None
+    mentions: bool = False
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    """Most edges."""
+    space: SpaceRef | None = None
+    deadline: Seconds | None = None
 
 
-@syscall(80, "mem.consolidate", reply=Records)
-class Consolidate(Call, kw_only=True):
-    """Turn episodes into facts, with evidence."""
+@syscall(85, "mem.facts", reply=Records, capability="mem.read")
+class Facts(Call, kw_only=True):
+    """The facts about an entity under any of its names, the oldest event first.
 
-    dry_run: bool = False
+    Those that hold now, or ``as_of`` a time and as ``known_at`` a time; with ``all`` those that
+    were superseded or have ended too. Raises ENOENT (no space), EPERM.
+    """
+
+    entity: Entity
+    relation: Annotated[str, Meta(max_length=200)] = ""
+    as_of: float | None = None
+    known_at: float | None = None
+    all: bool = False
+    space: SpaceRef | None = None
 
 
 class Snapshotted(Shape):
@@ -294,37 +431,13 @@ class Snapshotted(Shape):
 
 @syscall(81, "mem.snapshot", reply=Snapshotted)
 class Snapshot(Call, kw_only=True):
-    """Keep the space as it is now under a name, at constant cost."""
+    """Keep the space as it is now under a name, at constant cost.
 
-    name: str = ""
+    The snapshot is a space of its own, which can be read, searched and shared, and is not
+    written. Raises EEXIST, EPERM, EAGAIN while there are too many layers.
+    """
 
-
-class Exported(Shape):
-    """Where the capsule was written."""
-
-    path: str
-    records: int
-
-
-@syscall(82, "mem.export", reply=Exported)
-class Export(Call, kw_only=True):
-    """Write a space to a checksummed file."""
-
-    path: str = ""
-    space: SpaceRef | None = None
-
-
-class Imported(Shape):
-    """What was read."""
-
-    records: int
-
-
-@syscall(83, "mem.import", reply=Imported)
-class Import(Call, kw_only=True):
-    """Read a capsule, or the new records of a branch, into the caller's space."""
-
-    path: str = ""
+    name: Annotated[str, Meta(max_length=200)] = ""
     space: SpaceRef | None = None
 
 
@@ -333,3 +446,24 @@ class Stat(Call, kw_only=True):
     """Size, segments, indexes and grants of a space; default the caller's own."""
 
     space: SpaceRef | None = None
+
+
+class AuditLog(Shape, omit_defaults=False):
+    """Newest first."""
+
+    lines: list[AuditLine]
+
+
+@syscall(92, "mem.audit", reply=AuditLog)
+class Audit(Call, kw_only=True):
+    """Who used a space that is not his own: which records, or what query, and when.
+
+    Of the caller's space, or one it holds ``mem.audit:space/N`` for. ``by`` narrows it to one
+    process (also one that has ended), ``rid`` to one record; ``before`` continues a list.
+    """
+
+    space: SpaceRef | None = None
+    by: int | None = None
+    rid: Rid | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    before: int | None = None

@@ -67,6 +67,9 @@ class FlakyIndexes:
         self.words[space] = index
         return Flaky(index, self.faults, "lexical")
 
+    def retire(self, space: int, fingerprint: str) -> bool:
+        return self.inner.retire(space, fingerprint)
+
     def remove(self, space: int) -> None:
         self.removed.append(space)
         self.inner.remove(space)

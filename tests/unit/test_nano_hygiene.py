@@ -64,9 +64,7 @@ def intents() -> list[str]:
 def test_no_development_intent_is_in_the_corpus(intents: list[str]) -> None:
     held = {tuple(words(text)) or (text.strip(),) for text in intents}
     found = [  # only where: who writes phrasings must not be shown the development set
-        where
-        for where, line in corpus_texts()
-        if (tuple(words(line)) or (line.strip(),)) in held
+        where for where, line in corpus_texts() if (tuple(words(line)) or (line.strip(),)) in held
     ]
     if found:
         pytest.fail(f"is in it: {', '.join(found)}", pytrace=False)

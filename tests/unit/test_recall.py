@@ -276,7 +276,9 @@ async def test_expired_and_not_yet_valid(world: World) -> None:
     assert await found() == {fact}
     assert await found(as_of=start + 49) == {fact}
     assert await found(as_of=start + 50) == set()
-    assert await found(as_of=start - 1) == set()
+    assert await found(as_of=start - 1) == {fact}  # it was so before it was written
+    assert await found(as_of=start - 1, known_at=start - 1) == set()
+    assert await found(as_of=start - 51) == set()
 
 
 async def test_as_of_shows_the_version_of_that_time(world: World) -> None:

@@ -5,27 +5,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syscalls.calls.mem import Search
-from syscalls.shapes import Filter
-from ums.recall.fuse import balance, cjk_share, fuse
+from syscalls.errors import EINVAL
+from syscalls.shapes import Filter, Parts
+from ums.recall.fuse import Candidate, cjk_share, fuse
 from ums.recall.query import words_of
 from ums.recall.sieve import Sieve
 from ums.records import Stored
-from ums.settings import Weights
+from ums.settings import SIGNALS, Weights, weighted
 
 WEIGHTS = Weights()
-scores = st.dictionaries(st.sampled_from("abcdefgh"), st.floats(-1, 1), max_size=8)
-words = st.dictionaries(st.sampled_from("abcdefgh"), st.floats(0, 40), max_size=8)
+similarities = st.dictionaries(st.sampled_from("abcdefgh"), st.floats(-1, 1), max_size=8)
+said = st.dictionaries(st.sampled_from("abcdefgh"), st.floats(0, 40), max_size=8)
 
 
-@given(scores, words)
+def ranking(
+    dense: dict[str, float],
+    lexical: dict[str, float],
+    ceiling: float = 0.0,
+    query: str = "q",
+    weights: Weights = WEIGHTS,
+) -> list[Candidate]:
+    ceilings = dict.fromkeys(lexical, ceiling)
+    return fuse(dense, lexical, ceilings, query, weights)[0]
+
+
+@given(similarities, said, st.floats(0, 20))
 def test_parts_sum_to_the_score_and_order_is_total(
-    dense: dict[str, float], lexical: dict[str, float]
+    dense: dict[str, float], lexical: dict[str, float], ceiling: float
 ) -> None:
-    ranked = fuse(dense, lexical, 1.0, 1.0, WEIGHTS)
+    ranked = ranking(dense, lexical, ceiling)
     assert {c.rid for c in ranked} == dense.keys() | lexical.keys()
     assert len(ranked) == len({c.rid for c in ranked})
     for candidate in ranked:
-        assert candidate.score == candidate.dense + candidate.lexical
+        assert candidate.score == candidate.base == candidate.dense + candidate.lexical
         if candidate.rid not in dense:
             assert candidate.dense == 0
         if candidate.rid not in lexical:
@@ -36,19 +48,18 @@ def test_parts_sum_to_the_score_and_order_is_total(
 
 
 def test_equals_go_newest_first() -> None:
-    dense = dict.fromkeys("abc", 0.5)
-    assert [c.rid for c in fuse(dense, {}, 1.0, 1.0, WEIGHTS)] == ["c", "b", "a"]
+    assert [c.rid for c in ranking(dict.fromkeys("abc", 0.5), {})] == ["c", "b", "a"]
 
 
 def test_how_much_better_counts() -> None:
     """One that is far ahead in meaning beats one that is a bit ahead in words."""
     dense = {"a": 0.9, "b": 0.3, "c": 0.31, "d": 0.29}
     lexical = {"b": 5.0, "c": 4.9, "d": 4.8, "a": 4.7}
-    assert fuse(dense, lexical, 1.0, 1.0, WEIGHTS)[0].rid == "a"
+    assert ranking(dense, lexical, 9.0)[0].rid == "a"
 
 
 def test_noise_among_few_is_not_blown_up() -> None:
-    ranked = fuse({"a": 0.300, "b": 0.301}, {"a": 3.0}, 1.0, 1.0, WEIGHTS)
+    ranked = ranking({"a": 0.300, "b": 0.301}, {"a": 3.0}, 6.0)
     assert ranked[0].rid == "a"
     assert abs(ranked[1].dense) < 0.1
 
@@ -56,7 +67,21 @@ def test_noise_among_few_is_not_blown_up() -> None:
 def test_a_record_without_a_vector_is_not_punished() -> None:
     dense = {"a": 0.1, "b": 0.2, "c": 0.15}
     lexical = {"new": 5.0, "a": 1.0}
-    assert fuse(dense, lexical, 1.0, 1.0, WEIGHTS)[0].rid == "new"
+    assert ranking(dense, lexical, 5.0)[0].rid == "new"
+
+
+def test_a_common_word_in_a_long_query_counts_for_little() -> None:
+    """The same word scores, out of words worth 5 or worth 50."""
+    dense = {"a": 0.5, "b": 0.2, "c": 0.3, "d": 0.25}
+    few, many = (ranking(dense, {"b": 4.6}, ceiling) for ceiling in (5.0, 50.0))
+    assert few[0].rid == "b"
+    assert many[0].rid == "a"
+
+
+def test_a_weight_of_zero_turns_a_signal_off() -> None:
+    dense, lexical = {"a": 0.9, "b": 0.1}, {"b": 9.0}
+    assert ranking(dense, lexical, 9.0, weights=weighted("dense=0"))[0].dense == 0
+    assert {c.lexical for c in ranking(dense, lexical, 9.0, weights=weighted("lexical=0"))} == {0}
 
 
 @pytest.mark.parametrize(
@@ -68,10 +93,24 @@ def test_share_of_cjk(text: str, share: float) -> None:
 
 
 def test_words_weigh_more_in_chinese() -> None:
-    assert balance("code style", WEIGHTS) == (WEIGHTS.dense, WEIGHTS.lexical)
-    dense, lexical = balance("代码风格", WEIGHTS)
-    assert dense < WEIGHTS.dense
-    assert lexical > WEIGHTS.lexical
+    dense = {"a": 0.9, "b": 0.1}
+    english, chinese = (ranking(dense, {}, query=text)[0] for text in ("code style", "代码风格"))
+    assert 0 < chinese.dense < english.dense
+
+
+def test_weights_as_text() -> None:
+    assert weighted("") == Weights()
+    assert weighted("voice=0,cjk_dense=1") == Weights(voice=0, cjk_dense=1)
+    assert weighted("context=0") == Weights(context=0, context_dense=0)
+    for wrong in ("wisdom=1", "voice", "voice=loud", "voice=0,"):
+        with pytest.raises(EINVAL):
+            weighted(wrong)
+
+
+def test_every_signal_is_a_part_with_weights() -> None:
+    fields = Weights.__struct_fields__
+    assert set(SIGNALS) == set(Parts.__struct_fields__)
+    assert all(name in fields for names in SIGNALS.values() for name in names)
 
 
 def stored(**fields: object) -> Stored:
@@ -140,7 +179,9 @@ def test_life_and_time() -> None:
         ("他的猫叫什么名字", ["他的猫叫", "名字"]),
         ("代码风格偏好", ["代码风格偏好"]),
         ("为什么", ["为什么"]),
-        ("I don't tell", ["tell"]),
+        ("I don't sing", ["sing"]),
+        ("I'm ill. What should I eat? Could you suggest soup", ["ill.", "eat", "soup"]),
+        ("Is it in the US. Where", ["US."]),
         ("What happened in May", ["happened", "May"]),
         ("?!", []),
     ],

@@ -88,7 +88,7 @@ def test_jobs_are_numbered_from_the_lowest_free() -> None:
     ("line", "wanted"),
     [
         ("st", {"stats", "strace"}),
-        ("mem s", {"search", "share", "stat"}),
+        ("mem s", {"search", "share", "snapshot", "stat"}),
         ("run ec", {"echo"}),
         ("mem write --t", {"--tag", "--ttl"}),
         ("help strac", {"strace"}),

@@ -1,23 +1,29 @@
-"""One ranking out of similarities and word scores.
+"""One ranking out of similarities and word scores, and what other signals add to it.
 
-Each signal is measured in its own standard deviations over all candidates, and these are
-added with weights. Sums of standardised scores rank better than reciprocal ranks do,
-because how much better a candidate is counts (see also Bruch, Gai and Ingber, "An Analysis
-of Fusion Functions for Hybrid Retrieval", https://arxiv.org/abs/2210.11934).
+Scores are summed, not ranks: how much better a candidate is counts (Bruch, Gai and Ingber,
+"An Analysis of Fusion Functions for Hybrid Retrieval", https://arxiv.org/abs/2210.11934).
 
-    dense    (similarity - mean) / deviation     no vector: 0, which is the mean
-    lexical  score / deviation                   no word in common: 0
+    dense    (similarity - mean) / deviation, over the candidates     no vector: 0, the mean
+    lexical  BM25, and which share it is of what the query's words are worth
 
-Leaving the lexical mean in changes no order, and makes a silent signal contribute nothing.
+Similarities are standardised, because what is a high one depends on embedder and query. Word
+scores are not: BM25 is measured in information, and a query of which only a common word is
+found anywhere should count for little, which standardising would undo. The share is for short
+queries, where a record that has all the words is meant.
+
 A deviation has a floor, so that among a few like candidates noise stays noise.
 """
 
-from collections.abc import Collection, Mapping
+from __future__ import annotations
+
+from dataclasses import dataclass, field
 from math import sqrt
+from typing import TYPE_CHECKING
 
-import msgspec
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
 
-from ums.settings import Weights
+    from ums.settings import Weights
 
 _CJK = (
     (0x3040, 0x30FF),  # kana
@@ -29,50 +35,65 @@ _CJK = (
 )
 
 
-class Candidate(msgspec.Struct, frozen=True, gc=False):
+@dataclass(slots=True, eq=False)
+class Candidate:
     """One candidate with what each signal contributed to its score."""
 
-    score: float
     rid: str
     dense: float
     lexical: float
+    words: float = 0.0
+    """BM25 by the weight of words: ``lexical`` without the share."""
+    more: dict[str, float] = field(default_factory=dict)
+    """What other signals added, by the names of ``syscalls.shapes.Parts``."""
+
+    @property
+    def base(self) -> float:
+        """What the indexes say."""
+        return self.dense + self.lexical
+
+    @property
+    def score(self) -> float:
+        """The sum of all parts."""
+        return self.dense + self.lexical + sum(self.more.values())
+
+
+class Scale:
+    """How similarities and word scores count in one search, by its first candidates."""
+
+    def __init__(self, similarities: Collection[float], query: str, weights: Weights) -> None:
+        self._mean, deviation = _moments(similarities)
+        share = cjk_share(query)
+        weight = weights.dense + (weights.cjk_dense - weights.dense) * share
+        self._dense = weight / max(deviation, weights.dense_floor)
+        self._lexical = weights.lexical
+        self._share = weights.share if weights.lexical else 0.0
+
+    def candidate(
+        self, rid: str, similarity: float | None, said: float, ceiling: float
+    ) -> Candidate:
+        """A candidate with its base; ``ceiling`` is what the query's words are worth."""
+        near = 0.0 if similarity is None else (similarity - self._mean) * self._dense
+        words = said * self._lexical
+        share = min(1.0, said / ceiling) * self._share if ceiling else 0.0
+        return Candidate(rid, near, words + share, words)
 
 
 def fuse(
     dense: Mapping[str, float],
     lexical: Mapping[str, float],
-    dense_weight: float,
-    lexical_weight: float,
+    ceilings: Mapping[str, float],
+    query: str,
     weights: Weights,
-) -> list[Candidate]:
+) -> tuple[list[Candidate], Scale]:
     """All candidates of both signals, best first; among equals the newest first."""
-    mean, deviation = _moments(dense.values(), len(dense))
-    dense_scale = dense_weight / max(deviation, weights.dense_floor)
-    rids = dense.keys() | lexical.keys()
-    _, spread = _moments(lexical.values(), len(rids))
-    floor = max(lexical.values(), default=0.0) * weights.lexical_floor
-    lexical_scale = lexical_weight / max(spread, floor, 1e-9)
-    ranked = []
-    for rid in rids:
-        similarity = dense.get(rid)
-        near = 0.0 if similarity is None else (similarity - mean) * dense_scale
-        said = lexical.get(rid, 0.0) * lexical_scale
-        ranked.append((near + said, rid, near, said))
-    ranked.sort(reverse=True)  # rids sort by time
-    return [Candidate(*row) for row in ranked]
-
-
-def balance(query: str, weights: Weights) -> tuple[float, float]:
-    """The weights of dense and lexical for a query.
-
-    The embedder knows little Chinese, while the words of a Chinese query are segmented
-    well: the larger the part of CJK characters, the more the words count.
-    """
-    share = cjk_share(query)
-    return (
-        weights.dense + (weights.cjk_dense - weights.dense) * share,
-        weights.lexical + (weights.cjk_lexical - weights.lexical) * share,
-    )
+    scale = Scale(dense.values(), query, weights)
+    ranked = [
+        scale.candidate(rid, dense.get(rid), lexical.get(rid, 0.0), ceilings.get(rid, 0.0))
+        for rid in dense.keys() | lexical.keys()
+    ]
+    ranked.sort(key=lambda one: (one.base, one.rid), reverse=True)  # rids sort by time
+    return ranked, scale
 
 
 def cjk_share(text: str) -> float:
@@ -83,10 +104,10 @@ def cjk_share(text: str) -> float:
     return sum(any(low <= code <= high for low, high in _CJK) for code in letters) / len(letters)
 
 
-def _moments(values: Collection[float], count: int) -> tuple[float, float]:
-    """Mean and deviation over ``count`` values, of which those not given are 0."""
-    if not count:
+def _moments(values: Collection[float]) -> tuple[float, float]:
+    """Mean and deviation."""
+    if not values:
         return 0.0, 0.0
-    mean = sum(values) / count
-    squares = sum(value * value for value in values) / count
+    mean = sum(values) / len(values)
+    squares = sum(value * value for value in values) / len(values)
     return mean, sqrt(max(0.0, squares - mean * mean))

@@ -15,12 +15,20 @@ _ENGLISH = """
     could did do does doing during each either for from had has have having he her here hers him
     his how i if in into is it its just let me might mine must my no nor not of on or our
     ours over shall she should so some than that the their theirs them then there these they
-    this those to too us very was we were what when where which who whom whose why with
+    this those to too us very was we were what when where which who whom whose why will with
     would you your yours
 """
-_FUNCTION_WORDS = frozenset(_ENGLISH.split())
+_REQUEST = """
+    advice advise give help kindly looking please provide recommend recommendation
+    recommendations suggest suggestion suggestions tell thanks tips
+"""
+"""Words that ask for an answer, whatever it is about."""
+FUNCTION_WORDS = frozenset(_ENGLISH.split()) | frozenset(_REQUEST.split())
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
-_CJK_FUNCTION = re.compile("为什么|什么|怎么样|怎么|怎样|哪里|哪儿|哪个|哪些|多少|吗|呢")
+_CJK_FUNCTION = re.compile(
+    "为什么|什么时候|什么|怎么样|怎么|怎样|如何|哪里|哪儿|哪个|哪些|哪种|哪位|哪家|哪天|哪样"
+    "|多少|多久|多大|吗|呢"
+)
 _APOSTROPHE = re.compile("['\u2019]")
 
 
@@ -32,9 +40,17 @@ def words_of(query: str) -> str:
 
 def _keep(match: re.Match[str]) -> str:
     word = match[0]
-    # A capital inside the query makes it a name: IT, US, May.
-    if not (word.islower() or word == "I" or (word.istitle() and match.start() == 0)):
+    stem, apostrophe, ending = _APOSTROPHE.sub("'", word).partition("'")
+    # A capital inside a sentence makes it a name: IT, US, May.
+    name = not (stem.islower() or stem == "I" or (stem.istitle() and _begins(match)))
+    if name:
         return word
-    stem, apostrophe, ending = _APOSTROPHE.sub("'", word.lower()).partition("'")
-    negated = bool(apostrophe) and ending == "t" and stem.endswith("n")
-    return "" if negated or stem in _FUNCTION_WORDS else word
+    folded = stem.lower()
+    negated = bool(apostrophe) and ending.lower() == "t" and folded.endswith("n")
+    return "" if negated or folded in FUNCTION_WORDS else word
+
+
+def _begins(match: re.Match[str]) -> bool:
+    """Whether a word is the first one of a sentence."""
+    before = match.string[max(0, match.start() - 4) : match.start()].rstrip(" \"'(")
+    return not before or before[-1] in ".!?;:\n"

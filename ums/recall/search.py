@@ -1,12 +1,13 @@
-"""Search: the union of what is near in meaning and what shares words, as one ranking.
+"""Search: what is near in meaning, shares words, or belongs to what does, as one ranking.
 
-    query ──embed──> vector ──> dense top n ─┐
-      └────────────────────> lexical top n ──┴─ similarities of the lexical ones
-                                                  │ of every space
-                                                fuse ──> read best first, sieve ──> k hits
+    query ──> question ──> probe: candidates of the indexes, with similarity and BM25
+                             │ fuse: one base ranking
+                             │ the best: records read, neighbours in the conversation added
+                             │ signals: context, session, voice, time, form, ...
+                             └─> best first, sieve ──> k hits
 
-The records themselves are read only as far down the ranking as it takes. Where the sieve
-leaves fewer than k while an index had more to give, the same is done with a larger n.
+Further down than ``depth`` records are read only as far as it takes. Where the sieve leaves
+fewer than k while an index had more to give, the same is done with a larger n.
 """
 
 from __future__ import annotations
@@ -17,27 +18,29 @@ import msgspec
 import trio
 
 from syscalls.calls.mem import Hits, Search
-from syscalls.errors import EIO, ENODEV
 from syscalls.shapes import SEGMENTS, Hit, Parts
 from ums import records as form
-from ums.follower import Damaged
-from ums.indexer import PATIENT_FAILURES
-from ums.recall.fuse import Candidate, balance, fuse
-from ums.recall.query import words_of
+from ums.recall.fuse import Candidate, fuse
+from ums.recall.probe import Probe
+from ums.recall.question import question
 from ums.recall.sieve import Sieve
-from ums.records import TAGS, Stored
-from ums.rid import space_of
+from ums.recall.signals import judge, seen
+from ums.recall.talk import Talk
+from ums.recall.voice import Speakers
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
-    from drivers.contracts import Clock, Embedder, Located, Store, Vectors
-    from ums.follower import Kind
-    from ums.indexer import Indexer, Pair
+    from drivers.contracts import Clock, Embedder, Store
+    from ums.indexer import Indexer
+    from ums.reach import Reach
+    from ums.recall.fuse import Scale
+    from ums.recall.question import Question
+    from ums.recall.signals import Seen, Signal
+    from ums.records import Stored
     from ums.settings import MemorySettings
 
 WIDEN = 8
-CHUNK = 64
 
 
 class RecallStatistics(msgspec.Struct, frozen=True):
@@ -60,33 +63,31 @@ class Recall:
         embedder: Embedder,
         clock: Clock,
         settings: MemorySettings,
+        signals: Sequence[Signal] = (),
     ) -> None:
         self._store = store
         self._indexer = indexer
         self._embedder = embedder
         self._clock = clock
         self._settings = settings
+        self._signals = signals
+        self._speakers = Speakers(store)
         self._searches = 0
         self._degraded = 0
         self._widened = 0
 
-    async def search(self, spaces: Sequence[int], call: Search) -> Hits:
-        """The best ``k`` records of the spaces together. Never raises for a failing index."""
+    async def search(self, reach: Reach, call: Search) -> Hits:
+        """The best ``k`` records within reach. Never raises for a failing index."""
         self._searches += 1
-        patience = self._settings.patience if call.deadline is None else call.deadline
-        probe = _Probe(self, call, patience)
+        asked = self._question(reach, call)
+        probe = self._probe(reach, call, asked)
         sieve = Sieve(call, self._clock.now())
-        n = max(self._settings.candidates, 5 * call.k) * (4 if sieve.narrow else 1)
-        seen: dict[str, bytes | None] = {}
+        n = max(self._settings.candidates, 3 * call.k) * (4 if sieve.narrow else 1)
         while True:
-            full = await probe.gather(spaces, n)
-            ranked = fuse(
-                probe.dense,
-                probe.lexical,
-                *balance(call.query, self._settings.weights),
-                self._settings.weights,
-            )
-            hits = await self._read(ranked, call, sieve, seen)
+            full = await probe.gather(n)
+            await self._propose(probe, asked, reach, n)
+            ranked = await self._rank(probe, asked, reach, call)
+            hits = await self._answer(ranked, call, sieve, reach)
             if len(hits) == call.k or not full:
                 break
             n *= WIDEN
@@ -94,181 +95,131 @@ class Recall:
         self._degraded += bool(probe.degraded)
         return Hits(hits, sorted(probe.degraded))
 
-    async def _read(
-        self,
-        ranked: Sequence[Candidate],
-        call: Search,
-        sieve: Sieve,
-        seen: dict[str, bytes | None],
+    def _question(self, reach: Reach, call: Search) -> Question:
+        known = {name for layer in reach.layers for name in self._speakers.of(layer)}
+        return question(call.query, known, self._clock.now())
+
+    def _probe(self, reach: Reach, call: Search, asked: Question) -> Probe:
+        # The call's deadline is for the embedder; words are waited for in any case.
+        patience = self._settings.patience if call.deadline is None else call.deadline
+        return Probe(
+            (self._store, self._indexer, self._embedder),
+            call,
+            asked,
+            reach,
+            (patience, max(patience, self._settings.patience)),
+        )
+
+    async def _propose(self, probe: Probe, asked: Question, reach: Reach, n: int) -> None:
+        """Add the candidates that only other signals know."""
+        for signal in self._signals:
+            found = await signal.find(asked, reach, n)
+            rids = [rid for rid in found if rid not in probe.layers]
+            layers: dict[int, list[str]] = {}
+            for rid, place in zip(rids, reach.places(rids), strict=True):
+                if place is not None and probe.wants(form.tag_of(place.value)):
+                    layers.setdefault(place.layer, []).append(rid)
+            for layer, some in layers.items():
+                await probe.measure(layer, some)
+
+    async def _rank(
+        self, probe: Probe, asked: Question, reach: Reach, call: Search
+    ) -> list[Candidate]:
+        """All candidates, best first: the best of the base ranking by every signal."""
+        settings = self._settings
+        ranked, scale = fuse(
+            probe.dense, probe.lexical, probe.ceilings, call.query, settings.weights
+        )
+        depth = max(settings.depth, 2 * call.k)
+        best = {one.rid: one for one in _read(ranked[:depth], reach)}
+        await self._neighbours(best, probe, reach, scale)
+        records = list(best.values())
+        judge(records, asked, settings.weights)
+        for signal in self._signals:
+            weight = getattr(settings.weights, signal.name)
+            for rid, value in signal.score(asked, records).items() if weight else ():
+                best[rid].candidate.more[signal.name] = weight * value
+        top = sorted(
+            (one.candidate for one in records), key=lambda one: (one.score, one.rid), reverse=True
+        )
+        return top + ranked[depth:]
+
+    async def _neighbours(
+        self, best: dict[str, Seen], probe: Probe, reach: Reach, scale: Scale
+    ) -> None:
+        """Add to the best records what was said just before and after them."""
+        weights = self._settings.weights
+        if not (weights.context or weights.context_dense):
+            return
+
+        def read(rids: Sequence[str]) -> list[Seen | None]:
+            found = {one.rid: one for one in _read([Candidate(r, 0.0, 0.0) for r in rids], reach)}
+            return [
+                one if one is not None and probe.wants(form.tag_of(one.place.value)) else None
+                for one in map(found.get, rids)
+            ]
+
+        talk = Talk(self._store, reach, best)
+        some = list(best.values())[: self._settings.neighbours]
+        for layer, rids in talk.around(some, read).items():
+            await probe.measure(layer, rids)
+            for rid in rids:
+                best[rid].candidate = scale.candidate(
+                    rid, probe.dense.get(rid), probe.lexical[rid], probe.ceilings[rid]
+                )
+
+    async def _answer(
+        self, ranked: Sequence[Candidate], call: Search, sieve: Sieve, reach: Reach
     ) -> list[Hit]:
-        """The first ``k`` of the ranking that pass; ``seen`` keeps what was read before."""
+        """The first ``k`` of the ranking that pass; what is stale only fills up the rest."""
         hits: list[Hit] = []
+        stale: list[Hit] = []
         size = call.k + 4
         for start in range(0, len(ranked), size):
             chunk = ranked[start : start + size]
-            missing = [c.rid for c in chunk if c.rid not in seen]
-            keys = [form.record_key(space_of(rid), rid) for rid in missing]
-            seen.update(zip(missing, self._store.get_many("records", keys), strict=True))
-            for candidate in chunk:
-                value = seen[candidate.rid]
-                if value is None:
+            places = reach.places([candidate.rid for candidate in chunk])
+            for candidate, place in zip(chunk, places, strict=True):
+                if place is None:
                     continue
-                stored = self._as_of(candidate.rid, form.decode(value), call.as_of)
-                if sieve.passes(stored):
-                    hits.append(to_hit(candidate, form.tag_of(value), stored, call.explain))
+                stored: Stored | None = form.decode(place.value)
+                if stored is not None and not sieve.moment.plain:
+                    stored = reach.version(candidate.rid, stored, sieve.moment)
+                if stored is not None and sieve.passes(stored):
+                    tag = form.tag_of(place.value)
+                    hit = to_hit(candidate, place.space, tag, stored, call.explain)
+                    (stale if stored.stale else hits).append(hit)
                     if len(hits) == call.k:
                         return hits
             await trio.lowlevel.checkpoint()
-        return hits
-
-    def _as_of(self, rid: str, stored: Stored, moment: float | None) -> Stored:
-        """The version that was current at a moment (the first one, before its time)."""
-        if moment is None or stored.updated <= moment:
-            return stored
-        key = form.record_key(space_of(rid), rid)
-        earlier = self._store.scan("versions", key, form.after(key), reverse=True)
-        for _, value in earlier:
-            stored = form.decode(value)
-            if stored.updated <= moment:
-                break
-        return stored
+        return [*hits, *stale[: call.k - len(hits)]]
 
     def statistics(self) -> RecallStatistics:
         """Figures for ``sys.stats``."""
         return RecallStatistics(self._searches, self._degraded, self._widened)
 
 
-class _Probe:
-    """The candidates of one search and what could not be asked."""
-
-    def __init__(self, recall: Recall, call: Search, patience: float) -> None:
-        self._indexer = recall._indexer
-        self._embedder = recall._embedder
-        self._store = recall._store
-        self._call = call
-        self._words = words_of(call.query)
-        now = trio.current_time()
-        # The call's deadline is for the embedder; words are waited for in any case.
-        self._deadlines: dict[Kind, float] = {
-            "dense": now + patience,
-            "lexical": now + max(patience, recall._settings.patience),
-        }
-        self._tags = (
-            None if call.segments is None else frozenset(TAGS[name] for name in call.segments)
-        )
-        self._vector: Vectors | None = None
-        self._embedded = trio.Event()
-        self._full = False
-        self.dense: dict[str, float] = {}
-        self.lexical: dict[str, float] = {}
-        self.degraded: set[str] = set()
-
-    async def gather(self, spaces: Sequence[int], n: int) -> bool:
-        """Ask every space for ``n`` of each kind; whether some index may have more."""
-        self._full = False
-        self.dense.clear()
-        self.lexical.clear()
-        async with trio.open_nursery() as nursery:
-            if not self._embedded.is_set():
-                nursery.start_soon(self._embed)
-            for space in spaces:
-                nursery.start_soon(self._ask, space, n)
-        return self._full
-
-    async def _embed(self) -> None:
-        try:
-            with trio.move_on_at(self._deadlines["dense"]):
-                await self._embedder.ready()
-                self._vector = (await self._embedder.embed([self._call.query]))[0]
-        except (ENODEV, EIO):
-            pass
-        if self._vector is None:
-            self.degraded.add("dense")
-        self._embedded.set()
-
-    async def _ask(self, space: int, n: int) -> None:
-        """The candidates of one space, into the dictionaries."""
-        seq = self._store.last(space)
-        if not seq:
-            return
-        async with self._indexer.using(space) as pair:
-            said: list[Located] = []
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._near, pair, seq, n)
-                said += await self._guarded(pair, "lexical", lambda: self._said(pair, seq, n))
-            self.lexical.update((found.rid, found.score) for found in said)
-            self._full |= len(said) >= n
-            await self._compare(pair, [found.rid for found in said])
-
-    async def _said(self, pair: Pair, seq: int, n: int) -> list[Located]:
-        await self._follow(pair, "lexical", seq)
-        return await pair.lexical.search(self._words, n, self._tags)
-
-    async def _near(self, pair: Pair, seq: int, n: int) -> None:
-        async def ask() -> list[Located]:
-            await self._follow(pair, "dense", seq)
-            await self._embedded.wait()
-            if self._vector is None:
-                return []
-            return await pair.dense.search(self._vector, n, self._tags)
-
-        found = await self._guarded(pair, "dense", ask)
-        self.dense.update((near.rid, near.score) for near in found)
-        self._full |= len(found) >= n
-
-    async def _compare(self, pair: Pair, rids: Sequence[str]) -> None:
-        """Fill in the similarities of candidates that only their words found."""
-        vector, only = self._vector, [rid for rid in rids if rid not in self.dense]
-        if vector is None or not only:
-            return
-
-        async def ask() -> list[Located]:
-            scores = await pair.dense.scores(vector, only)
-            self.dense.update(
-                (rid, score) for rid, score in zip(only, scores, strict=True) if score is not None
-            )
-            return []
-
-        await self._guarded(pair, "dense", ask)
-
-    async def _follow(self, pair: Pair, kind: Kind, seq: int) -> None:
-        """Bring an index up to date within the deadline; degraded when that fails."""
-        deadline, reached = self._deadlines[kind], False
-        try:
-            with trio.move_on_at(deadline):
-                reached = await self._indexer.caught_up(pair, kind, seq, deadline)
-        except (ENODEV, EIO):
-            pass
-        if not reached:
-            self.degraded.add(kind)
-
-    async def _guarded(
-        self, pair: Pair, kind: Kind, ask: Callable[[], Awaitable[list[Located]]]
-    ) -> list[Located]:
-        """The answer of an index; one that fails is mended and asked once more."""
-        for _ in range(2):
-            try:
-                return await ask()
-            except Damaged as damage:
-                if pair.failures >= PATIENT_FAILURES:
-                    break
-                await self._indexer.mend(pair, damage)
-        self.degraded.add(kind)
-        return []
+def _read(candidates: Sequence[Candidate], reach: Reach) -> list[Seen]:
+    """The candidates of which there is a record within reach, with it."""
+    places = reach.places([one.rid for one in candidates])
+    return [
+        seen(one, place, form.decode(place.value))
+        for one, place in zip(candidates, places, strict=True)
+        if place is not None and not form.is_packed(place.value)
+    ]
 
 
-def to_hit(candidate: Candidate, tag: int, stored: Stored, explain: bool) -> Hit:
+def to_hit(candidate: Candidate, space: int, tag: int, stored: Stored, explain: bool) -> Hit:
     """A record of the ranking as callers see it."""
     return Hit(
         candidate.rid,
         stored.content,
         candidate.score,
         SEGMENTS[tag],
-        form.provenance(space_of(candidate.rid), stored),
+        form.provenance(space, stored),
         stored.kind,
         stored.key,
         stored.tags,
         stored.meta,
-        Parts(candidate.dense, candidate.lexical) if explain else None,
+        Parts(candidate.dense, candidate.lexical, **candidate.more) if explain else None,
         stored.stale,
     )

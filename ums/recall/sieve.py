@@ -2,6 +2,7 @@
 
 from syscalls.calls.mem import Search
 from syscalls.shapes import Filter
+from ums.moment import Moment
 from ums.records import Stored
 
 _ARCHIVED = frozenset({"archived", "merged"})
@@ -12,14 +13,14 @@ class Sieve:
 
     def __init__(self, call: Search, now: float) -> None:
         self._filter = call.filter
-        self._as_of = call.as_of
+        self.moment = Moment(now, call.as_of, call.known_at)
         self._archived = call.include_archived
         self._now = now
 
     @property
     def narrow(self) -> bool:
         """Whether many candidates may fail, so that more are wanted from the start."""
-        return self._filter is not None or self._as_of is not None
+        return self._filter is not None or not self.moment.plain
 
     def passes(self, stored: Stored) -> bool:
         """Whether a record may be answered with."""
@@ -27,21 +28,14 @@ class Sieve:
             return False
         if stored.state in _ARCHIVED and not self._archived:
             return False
-        if self._as_of is not None and not valid_at(stored, self._as_of):
+        everything = self._archived and self.moment.plain
+        if not everything and not self.moment.holds(stored):
             return False
-        return self._filter is None or _matches(self._filter, stored)
+        return self._filter is None or matches(self._filter, stored)
 
 
-def valid_at(stored: Stored, moment: float) -> bool:
-    """Whether it had been written, and was true, at a moment."""
-    return (
-        stored.created <= moment
-        and (stored.valid_from is None or stored.valid_from <= moment)
-        and (stored.valid_to is None or moment < stored.valid_to)
-    )
-
-
-def _matches(wanted: Filter, stored: Stored) -> bool:
+def matches(wanted: Filter, stored: Stored) -> bool:
+    """Whether a record fits a filter."""
     return (
         (wanted.kind is None or stored.kind == wanted.kind)
         and (wanted.writer is None or stored.writer == wanted.writer)

@@ -15,6 +15,7 @@ from syscalls.errors import ENOENT
 from syscalls.shapes import Filter, Record, SpaceInfo
 from userland.client import BlockingClient
 from userland.context import Context, reference, text_or_stdin
+from userland.dates import add_times
 from userland.screen import clock, short, size
 
 SEGMENTS = ("working", "episodic", "semantic", "procedural")
@@ -141,6 +142,7 @@ def mem_search_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tag", action="append", metavar="TAG")
     parser.add_argument("--explain", action="store_true", help="what each signal contributed")
     parser.add_argument("--deadline", type=float, metavar="S", help="wait for the embedder")
+    add_times(parser)
     _space_argument(parser)
     parser.add_argument("query", nargs="+")
 
@@ -158,6 +160,8 @@ def mem_search(context: Context, options: argparse.Namespace) -> int:
         explain=options.explain,
         space=_space(options),
         deadline=options.deadline,
+        as_of=options.as_of,
+        known_at=options.known_at,
     )
     found: mem.Hits = context.memory().call(call)
     show_hits(context, found, explain=options.explain)
@@ -184,6 +188,7 @@ def show_hits(context: Context, found: mem.Hits, *, explain: bool = False, width
 def mem_read_arguments(parser: argparse.ArgumentParser) -> None:
     """By rid or key."""
     parser.add_argument("--version", type=int, help="an older version")
+    add_times(parser)
     _space_argument(parser)
     parser.add_argument("record", help="rid or key")
 
@@ -195,6 +200,8 @@ def mem_read(context: Context, options: argparse.Namespace) -> int:
         rid=options.record if is_rid else None,
         key=None if is_rid else options.record,
         version=options.version,
+        as_of=options.as_of,
+        known_at=options.known_at,
         space=_space(options),
     )
     records: list[Record] = context.memory().call(call).records
@@ -221,13 +228,19 @@ def mem_list_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", "--limit", type=int, default=20)
     parser.add_argument("-s", "--segment", choices=SEGMENTS)
     parser.add_argument("--before", metavar="RID", help="continue a list")
+    add_times(parser)
     _space_argument(parser)
 
 
 def mem_list(context: Context, options: argparse.Namespace) -> int:
     """The newest records."""
     call = mem.Read(
-        segment=options.segment, limit=options.limit, before=options.before, space=_space(options)
+        segment=options.segment,
+        limit=options.limit,
+        before=options.before,
+        as_of=options.as_of,
+        known_at=options.known_at,
+        space=_space(options),
     )
     show_records(context, context.memory().call(call))
     return 0
@@ -270,40 +283,144 @@ def mem_history(context: Context, options: argparse.Namespace) -> int:
     return 0
 
 
-# --- share, revoke, stat
+# --- snapshot, attach
+
+
+def mem_snapshot_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of which, under what name."""
+    _space_argument(parser)
+    parser.add_argument("name", nargs="?", default="", help="a name for it")
+
+
+def mem_snapshot(context: Context, options: argparse.Namespace) -> int:
+    """Keep a space as it is now."""
+    call = mem.Snapshot(name=options.name, space=_space(options))
+    made: mem.Snapshotted = context.memory().call(call)
+    context.value(made, f"space {made.space} {options.name}".rstrip())
+    return 0
+
+
+def mem_attach_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which."""
+    parser.add_argument("--detach", action="store_true", help="take it away again")
+    parser.add_argument("other", metavar="space", help="number or name")
+
+
+def mem_attach(context: Context, options: argparse.Namespace) -> int:
+    """Put another space under this one, read-only."""
+    call = mem.Attach(space=reference(options.other), detach=options.detach)
+    context.memory().call(call)
+    done = "detached" if options.detach else "attached"
+    context.value({done: options.other}, f"{options.other} {done}")
+    return 0
+
+
+# --- share, revoke, audit, stat
+
+
+def audit_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of which space, by whom, about what."""
+    parser.add_argument("--by", type=int, metavar="APID", help="only this process")
+    parser.add_argument("--rid", help="only about this record")
+    parser.add_argument("-n", "--limit", type=int, default=100)
+    parser.add_argument("--before", type=int, metavar="LINE", help="continue a list")
+    _space_argument(parser)
+
+
+def audit(context: Context, options: argparse.Namespace) -> int:
+    """Who used a space that is not his own."""
+    call = mem.Audit(
+        space=_space(options),
+        by=options.by,
+        rid=options.rid,
+        limit=options.limit,
+        before=options.before,
+    )
+    found: mem.AuditLog = context.memory().call(call)
+    context.table(
+        found,
+        ["line", "at", "process", "call", "records", "what"],
+        [
+            [
+                *(line.seq, clock(line.at), line.apid, line.call, line.count),
+                line.query or line.about or " ".join(line.rids[:2]),
+            ]
+            for line in found.lines
+        ],
+    )
+    return 0
 
 
 def mem_share_arguments(parser: argparse.ArgumentParser) -> None:
-    """With whom."""
+    """With whom, and what."""
     parser.add_argument("-w", "--write", action="store_true", help="let it write, too")
+    parser.add_argument("--rid", help="only this record")
+    parser.add_argument("--kind", help="only records of a kind")
+    parser.add_argument("--tag", action="append", metavar="TAG", help="only records with a tag")
+    parser.add_argument("--ttl", type=float, metavar="S", help="ends by itself after so long")
     _space_argument(parser)
     parser.add_argument("to", help="APID or name")
 
 
 def mem_share(context: Context, options: argparse.Namespace) -> int:
-    """Let another process use a space."""
+    """Let another process use a space, a record of it, or what fits."""
+    narrow = None
+    if options.kind is not None or options.tag:
+        narrow = Filter(kind=options.kind, tags=options.tag or [])
     call = mem.Share(
         to=reference(options.to),
         access="write" if options.write else "read",
         space=_space(options),
+        rid=options.rid,
+        filter=narrow,
+        ttl=options.ttl,
     )
     granted: mem.Granted = context.memory().call(call)
     grant = granted.grant
-    context.value(granted, f"process {grant.apid} may {grant.access} space {grant.space}")
+    what = f"space {grant.space}"
+    if grant.rid or grant.filter is not None:
+        what = f"{grant.rid or 'what fits'} of {what}"
+    ends = f", until {clock(grant.until)}" if grant.until else ""
+    said = f"process {grant.apid} may {grant.access} {what}{ends} (grant {grant.id})"
+    context.value(granted, said)
     return 0
 
 
 def mem_revoke_arguments(parser: argparse.ArgumentParser) -> None:
     """From whom."""
+    parser.add_argument("--grant", type=int, metavar="N", help="only this one of several")
     _space_argument(parser)
     parser.add_argument("to", help="APID or name")
 
 
 def mem_revoke(context: Context, options: argparse.Namespace) -> int:
     """Take a share back."""
-    call = mem.Revoke(to=reference(options.to), space=_space(options))
+    call = mem.Revoke(to=reference(options.to), space=_space(options), grant=options.grant)
     context.memory().call(call)
     context.value({"revoked": options.to}, f"{options.to} may no longer")
+    return 0
+
+
+def mem_context_arguments(parser: argparse.ArgumentParser) -> None:
+    """How much, for what."""
+    parser.add_argument("-b", "--budget", type=int, default=2048, metavar="TOKENS")
+    parser.add_argument("query", nargs="*", help="what it is for; recalls what fits")
+
+
+def mem_context(context: Context, options: argparse.Namespace) -> int:
+    """What a model would be shown."""
+    call = mem.ContextCall(budget_tokens=options.budget, query=" ".join(options.query))
+    made: mem.Context = context.memory().call(call)
+    if context.json:
+        context.value(made)
+        return 0
+    for message in made.messages:
+        context.screen.line(f"{message.role}: {message.content}")
+    counted = "tokens" if made.exact else "tokens, estimated"
+    facts = [f"{made.tokens} {counted}", f"{len(made.shown)} records"]
+    facts += [f"{len(made.left)} left out"] if made.left else []
+    facts += [f"{len(made.paged_out)} paged out"] if made.paged_out else []
+    context.screen.line("  [" + ", ".join(facts) + "]")
     return 0
 
 
