@@ -15,7 +15,8 @@ embedder. The data are not part of this project; ``--data`` is the folder with t
     zh              Chinese notes, questions in other words (part of this project's tests)
 
 recall@k is the part of the evidence that is among the first k, all@k and any@k how often all
-or some of it is; averages over questions. Weights were tuned on the half ``dev`` only.
+or some of it is; averages over questions. Weights were fitted on the half ``dev`` only; what
+else was chosen how is in ``docs/recall.md``.
 """
 
 from __future__ import annotations

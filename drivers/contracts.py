@@ -456,6 +456,8 @@ class LLMInfo(msgspec.Struct, frozen=True):
     fingerprint: str = ""
     why: str = ""
     """Why this engine, where ``auto`` chose it."""
+    sees: bool = False
+    """Whether messages may have pictures."""
 
 
 class LLM(Protocol):
@@ -475,7 +477,8 @@ class LLM(Protocol):
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
         """Pieces of text as they come. Closing the generator aborts the generation.
 
-        Raises ENODEV; EINVAL for an empty or over-long prompt; EIO when the host dies.
+        Raises ENODEV, also for pictures where the model does not see; EINVAL for an empty or
+        over-long prompt; EIO when the host dies.
         """
 
     async def count(self, text: str | None, messages: list[ChatMessage] | None) -> int:

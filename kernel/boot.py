@@ -180,7 +180,7 @@ async def real_machine(
                 run_dir=run_dir,
                 log=log,
                 clock=clock,
-                options={"key": key},
+                options={"key": key, "sees": settings.model_sees},
             )
             nano = make_nano(settings, log, clock)
             spawner = Launcher(zygote, settings.runtime, settings.data)

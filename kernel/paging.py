@@ -18,7 +18,7 @@ from kernel.counting import Counter
 from kernel.mind.prompt import block, escaped
 from syscalls.calls import mem
 from syscalls.errors import EPERM, EngramError
-from syscalls.shapes import ChatMessage, Paged
+from syscalls.shapes import Paged
 from ums.working import estimate
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def _with(request: GenerateRequest, data: str) -> GenerateRequest:
         return replace(request, prompt=f"{data}\n\n{request.prompt}")
     messages = list(request.messages or [])
     at = max(i for i, each in enumerate(messages) if each.role == "user")
-    messages[at] = ChatMessage("user", f"{data}\n\n{messages[at].content}")
+    messages[at] = replace(messages[at], content=f"{data}\n\n{messages[at].content}")
     return replace(request, messages=messages)
 
 

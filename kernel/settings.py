@@ -54,6 +54,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Literal["auto", "vllm", "transformers", "openai"],
         _doc("what runs the model: auto (chooses, and says why), vllm, transformers, openai"),
     ] = "auto"
+    model_sees: Annotated[
+        bool, _doc("whether a model on a server may be shown pictures; a server does not say")
+    ] = False
     graph: Annotated[
         Literal["kuzu", "ladybug", "memory", "none"],
         _doc("what keeps the entity graphs, from the first question about entities on"),

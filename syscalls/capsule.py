@@ -101,6 +101,7 @@ class Revision(msgspec.Struct, omit_defaults=True):
     cold: bool = False
     gaps: list[tuple[float, float]] = []
     echoes: list[tuple[int, int]] = []
+    named: list[tuple[int, int]] = []
 
 
 Happened = Literal[

@@ -370,11 +370,16 @@ class SpaceInfo(Shape, omit_defaults=False):
 # --- language models
 
 
+Picture = Annotated[bytes, Meta(min_length=1, max_length=8 * 1024 * 1024)]
+
+
 class ChatMessage(Shape, forbid_unknown_fields=True):
     """One turn of a conversation."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
+    images: Annotated[list[Picture], Meta(max_length=8)] = []
+    """Pictures (PNG, JPEG, GIF or WebP files, whole), for models that see."""
 
 
 class Paged(Shape, omit_defaults=False):

@@ -30,7 +30,8 @@
     indexer    Indexer: all of those, opened and closed
     blobs      Blobs: originals of documents, by their hash
     capsule/   a space as a file, out and in again
-    recall/    search (candidates, catching up), fuse (one ranking), sieve (filters)
+    recall/    search (one ranking), question (the query), probe (candidates), fuse (base score),
+               signals, talk and voice (conversations), dates, sieve (filters)
 
 ``Memory`` trusts its caller: who may do what is checked in the kernel. Numbers are spaces,
 ``writer`` and ``apid`` are processes, ``name`` is the syscall that is noted in the record.

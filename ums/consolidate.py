@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from drivers.contracts import Clock, Store
     from ums.derived import DerivedSpace
     from ums.learning import Mark
+    from ums.records import Stored
 
 READ = b"ums/read/"
 MINED = b"ums/mined/"
@@ -43,10 +44,17 @@ SHOWN = 160
 """Characters of a quote that is refused."""
 MOST_REFUSED = 200
 EPISODIC = TAGS["episodic"]
+MENTIONS = "mentions"
+LONGEST_NAME = 120
+"""Characters of the name of an entity."""
 
 
 class Claimed(msgspec.Struct, frozen=True):
-    """A fact that a model takes from a record, with the words that are to say so."""
+    """A fact that a model takes from a record, with the words that are to say so.
+
+    With the relation ``mentions`` and no subject it is the name of an entity: the object, which
+    is its own quote.
+    """
 
     subject: str
     relation: str
@@ -175,11 +183,12 @@ class Consolidator:
             ]
             stated = []
         marks = [mark]
+        named: list[tuple[int, int]] = []
         if trusted and task.mine is not None and not task.dry_run:
             mined = await self._mined(space, source, speaker, task.mine, doubtful)
             if mined is not None:
                 marks.append(_mined_mark(space.number, source))
-                stated = [*stated, *_others(mined, stated)]
+                stated, named = [*stated, *_others(mined[0], stated)], mined[1]
         for one in doubtful:
             _refuse(result, source, one.start, one.stop, one.why)
         if not stated and len(marks) == 1:
@@ -192,7 +201,7 @@ class Consolidator:
                 result.made.append(record)
             lesson.supported = [rid for rid in lesson.supported if space.sees(pack(rid))]
         else:
-            lesson = await space.learn(source, stated, marks)
+            lesson = await space.learn(source, stated, marks, named)
             result.made += [space.read(rid) for rid in lesson.made]
         result.supported += [rid for rid in lesson.supported if rid not in result.supported]
         for start, stop, why in lesson.refused:
@@ -206,8 +215,9 @@ class Consolidator:
         speaker: str,
         mine: Mine,
         doubtful: list[Doubtful],
-    ) -> list[Statement] | None:
-        """What a model takes from a record, as far as it stands there; None: it did not read."""
+    ) -> tuple[list[Statement], list[tuple[int, int]]] | None:
+        """What a model takes from a record, as far as it stands there: facts, and where the names
+        of entities are; None: it did not read."""
         place, version = _mined_mark(space.number, source)
         if self._store.get("meta", place) == version:
             return None
@@ -216,12 +226,32 @@ class Consolidator:
             return None
         found = []
         for one in claimed:
+            if not one.subject and one.relation == MENTIONS:
+                continue
             statement, why = verified(source.stored.content, one)
             if statement is None:
                 doubtful.append(Doubtful(0, 0, f"{why}: {one.quote[:SHOWN]!r}"))
             else:
                 found.append(statement)
-        return found
+        return found, named_in(source.stored, claimed)
+
+
+def named_in(stored: Stored, claimed: Sequence[Claimed]) -> list[tuple[int, int]]:
+    """Where a record has the names that a model found; what does not stand there is left out.
+
+    So is what was handed to its writer from memory: the record does not say it.
+    """
+    found: set[tuple[int, int]] = set()
+    for one in claimed:
+        if one.subject or one.relation != MENTIONS:
+            continue
+        name = one.object.strip()
+        at = stored.content.find(name)
+        stop = at + len(name)
+        heard = any(a < stop and at < b for a, b in stored.echoes)
+        if at >= 0 and not heard and len(name) <= LONGEST_NAME and any(map(str.isalnum, name)):
+            found.add((at, stop))
+    return sorted(found)
 
 
 def verified(text: str, claimed: Claimed) -> tuple[Statement | None, str]:

@@ -266,6 +266,9 @@ def mentioned(rid: str, versions: Sequence[Stored]) -> Mentioned:
     """The names in a record as it is, and what it says, and said, of two of them."""
     current = versions[-1]
     names = {key[:LONGEST_KEY]: name for key, name in entities(current.content).items()}
+    for start, stop in current.named:
+        if name := current.content[start:stop]:
+            names.setdefault(_key(name), name[:LONGEST_KEY])
     ties: list[Tie] = []
     following = [one.updated for one in versions[1:]]
     for stored, dropped in zip(versions, [*following, inf], strict=True):

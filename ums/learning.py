@@ -24,7 +24,7 @@ from ums.facts import entity_key, is_functional, relation_key
 from ums.lineage import Lineage, misquoted
 from ums.living import LivingSpace
 from ums.moment import begins, ends
-from ums.records import Stored
+from ums.records import UPSERT, Change, Stored
 from ums.rid import pack, unpack
 
 if TYPE_CHECKING:
@@ -73,20 +73,46 @@ class LearningSpace(LivingSpace):
         return Draft(self._store)
 
     async def learn(
-        self, source: Source, statements: Sequence[Statement], marks: Sequence[Mark] = ()
+        self,
+        source: Source,
+        statements: Sequence[Statement],
+        marks: Sequence[Mark] = (),
+        named: Sequence[tuple[int, int]] = (),
     ) -> Lesson:
-        """Keep what a record states. Raises EDQUOT, EPERM (a snapshot), EIO."""
+        """Keep what a record states, and where a model found names in it.
+
+        Raises EDQUOT, EPERM (a snapshot), EIO.
+        """
 
         def build(draft: Draft) -> Lesson:
             self._writable()
             found = self.stack.find(pack(source.rid), draft.get)
             same = found is not None and form.decode(found.value).content == source.stored.content
             lesson = self._learn(draft, source, statements) if same else Lesson()
+            if same:
+                self._note_names(draft, source.rid, named)
             for key, value in marks:
                 draft.put("meta", key, value)
             return lesson
 
         return await self._mutate(build)
+
+    def _note_names(self, draft: Draft, rid: str, named: Sequence[tuple[int, int]]) -> None:
+        """Note where a record names entities; no new version: it says what it said.
+
+        A record of a frozen layer stays as it is, and so do those that are packed away.
+        """
+        found = self.stack.find(pack(rid), draft.get)
+        if found is None or found.depth or form.is_packed(found.value) or not named:
+            return
+        stored, tag = form.decode(found.value), form.tag_of(found.value)
+        if stored.named == list(named):
+            return
+        stored.named = list(named)
+        value = form.encode(stored, tag)
+        draft.put("records", found.key, value)
+        grown = len(value) - len(found.value)
+        draft.changes.append(Change(UPSERT, pack(rid), stored.version, tag, tag, grown))
 
     async def mark(self, marks: Sequence[Mark]) -> None:
         """Keep how far the reading has come."""

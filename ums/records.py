@@ -116,6 +116,8 @@ class Stored(msgspec.Struct, array_like=True, gc=False):
     """When it was not true, within its validity."""
     echoes: list[tuple[int, int]] = []
     """Stretches of the content that its writer had been handed from memory before."""
+    named: list[tuple[int, int]] = []
+    """Stretches of the content that a model took for names of entities."""
 
     def expired(self, now: float) -> bool:
         """Whether its time to live is over."""

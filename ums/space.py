@@ -350,6 +350,8 @@ class Space(View):
         if found.depth == 0:
             draft.put("versions", form.version_key(key, new.version), found.value)
         new.version += 1
+        if new.named and new.content != form.decode(found.value).content:
+            new.named = []  # they were stretches of another text
         changed = form.encode(new, tag)
         draft.put("records", key, changed)
         was, grown = form.tag_of(found.value), len(changed) - len(found.value)

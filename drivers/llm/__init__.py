@@ -35,9 +35,9 @@ def make_llm(
     - ``none``
 
     ``engine`` is ``auto``, ``vllm``, ``transformers`` or ``openai``; ``options`` are the
-    engine's (``key`` goes to a server only). Raises EINVAL for a local engine and a server. A
-    model that cannot be loaded is not an error here: the model gets the state ``failed``, and
-    its calls say why.
+    engine's (``key`` and ``sees`` go to one on a server only). Raises EINVAL for a local engine
+    and a server. A model that cannot be loaded is not an error here: the model gets the state
+    ``failed``, and its calls say why.
     """
     from drivers.llm.hosted import HostedLLM, NoLLM
 
@@ -60,6 +60,7 @@ def make_llm(
         engine = "openai"
     if engine != "openai":
         given.pop("key", None)
+        given.pop("sees", None)
     host = Host(
         "llm",
         EngineSpec("llm", engine, spec.removeprefix("openai:"), given),

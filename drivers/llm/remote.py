@@ -24,6 +24,7 @@ import msgspec
 
 from drivers.contracts import GenerateRequest, LLMInfo
 from drivers.llm.flow import Flow
+from drivers.llm.pictures import blind, turns
 from drivers.llm.protocol import Chunk, Models, Served, Tokenized, complaint, refusal
 from drivers.llm.shapes import CountArguments
 from drivers.llm.tokens import check, salt_of
@@ -61,7 +62,8 @@ def split(spec: str) -> tuple[str, str]:
 class OpenAIEngine:
     """``generate``, ``count`` and ``running`` on a model elsewhere.
 
-    Options: ``key`` (sent to that server only), ``context`` (tokens), ``patience`` (seconds).
+    Options: ``key`` (sent to that server only), ``context`` (tokens), ``patience`` (seconds),
+    ``sees`` (whether the model may be shown pictures: a server does not say).
     """
 
     window = 256
@@ -71,6 +73,7 @@ class OpenAIEngine:
         self._model, self._url = split(spec.model)
         self._served = Served("")
         self._context = CONTEXT
+        self._sees = bool(spec.options.get("sees", False))
         self._nonce = secrets.token_hex(8)
         """Before every salt: kernels that share a server share no cache."""
         self._loop = asyncio.new_event_loop()
@@ -103,7 +106,7 @@ class OpenAIEngine:
         self._served = wanted[0]
         said = self._spec.options.get("context") or self._served.max_model_len
         self._context = int(said or CONTEXT)
-        return LLMInfo(f"{self._served.id}@{self._url}", "openai", self._context)
+        return LLMInfo(f"{self._served.id}@{self._url}", "openai", self._context, sees=self._sees)
 
     async def _find(self, progress: Callable[[str], None]) -> Models:
         """The server's models; waits for one that is still starting. Raises EIO."""
@@ -135,6 +138,8 @@ class OpenAIEngine:
             raise EINVAL(f"this engine has no method {job.method!r}")
 
     def _check(self, request: GenerateRequest) -> None:
+        if not self._sees:
+            blind(request.messages)
         if request.grammar:
             raise EINVAL("the openai engine takes no grammars", hint="give a `schema`")
         if request.special and not self._vllm:
@@ -195,7 +200,7 @@ class OpenAIEngine:
         if request.messages is None:
             path, body["prompt"] = "completions", request.prompt
         else:
-            path, body["messages"] = "chat/completions", msgspec.to_builtins(request.messages)
+            path, body["messages"] = "chat/completions", turns(request.messages)
         assert self._client is not None, "load comes first"
         try:
             async with self._client.stream("POST", f"{self._url}/{path}", json=body) as response:
@@ -251,9 +256,10 @@ class OpenAIEngine:
         """Tokens that may be generated. Raises EINVAL where the prompt leaves none."""
         texts = [request.prompt or "", *(each.content for each in request.messages or [])]
         most = sum(len(text.encode()) for text in texts) + TEMPLATE
-        if not self._vllm or most + request.max_tokens <= self._context:
+        pictures = any(each.images for each in request.messages or [])  # the server counts those
+        if not self._vllm or pictures or most + request.max_tokens <= self._context:
             return request.max_tokens
-        tokens = await self._tokenize(request.prompt, msgspec.to_builtins(request.messages))
+        tokens = await self._tokenize(request.prompt, turns(request.messages))
         if tokens >= self._context:
             raise EINVAL(
                 f"the prompt has {tokens} tokens, the model takes {self._context - 1}",
@@ -279,7 +285,9 @@ class OpenAIEngine:
                 f"the server {self._url} does not count tokens",
                 hint="vLLM's server does; docs/models.md shows how to start one",
             )
-        messages = msgspec.to_builtins(count.messages)
+        if not self._sees:
+            blind(count.messages)
+        messages = turns(count.messages)
         job.done(await self._tokenize(count.text, messages) if count.text or messages else 0)
 
     async def _tokenize(self, prompt: str | None, messages: list[Any] | None) -> int:

@@ -6,6 +6,7 @@ import re
 import secrets
 from typing import TYPE_CHECKING, Any
 
+from drivers.llm.pictures import blind
 from syscalls.errors import EINVAL
 
 if TYPE_CHECKING:
@@ -36,7 +37,11 @@ class Tokens:
         *,
         special: bool = False,
     ) -> list[int]:
-        """Tokens of a text, or of messages up to where the assistant speaks. Raises EINVAL."""
+        """Tokens of a text, or of messages up to where the assistant speaks.
+
+        Raises EINVAL; ENODEV for pictures, which no local engine shows its model.
+        """
+        blind(messages)
         if messages is None:
             return list(self.hugging(text or "", split_special_tokens=not special)["input_ids"])
         if not self.hugging.chat_template:

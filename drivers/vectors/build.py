@@ -43,6 +43,9 @@ NOISE: Final = (0.5, 1.0, 1.5)
 its answer or further from it."""
 TARGET: Final = 0.985
 """Part of the true neighbours that must be found at the worst of these distances."""
+SCANNED: Final = 60_000
+"""Rows a search may scan, though it then finds a little less: of millions, the neighbours of a
+far question lie all over, and to find the last of them would take as long as exact search."""
 
 
 class Cancelled(Exception):
@@ -268,10 +271,12 @@ class Build:
         order = np.argsort(-nearness, axis=1)
         places = np.take_along_axis(np.argsort(order, axis=1), lists, 1) + 1
         groups = [places[kind :: len(NOISE)] for kind in range(len(NOISE))]
-        return [
+        asked = [
             max(int(np.quantile(group[:, :k], TARGET, method="higher")) for group in groups)
             for k in LEVELS
         ]
+        most = max(1, math.ceil(len(centres) * SCANNED / len(self)))
+        return [min(probe, most) for probe in asked]
 
 
 def _merged(

@@ -30,7 +30,9 @@ class Generate(Call, kw_only=True):
 
     With ``stream`` the text comes in chunks first. ``schema`` is a JSON Schema the text must
     follow. ``deadline`` is in seconds. Raises ENODEV (no model is attached), EINVAL (the
-    prompt is empty or too long), ETIME, EIO (the model host died).
+    prompt is empty or too long), ETIME, EIO (the model host died). Messages with ``images``
+    are for a model that sees (``sees`` in the detail of the driver ``llm``, ``sys.info``);
+    another one raises ENODEV.
 
     ``memory`` "auto" is the memory fault: what the last user message needs and the request
     lacks is searched for and put before it as marked data, ``memory_budget`` tokens at most;

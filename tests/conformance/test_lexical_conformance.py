@@ -371,3 +371,31 @@ def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
     again = DiskIndexes(tmp_path).lexical(1)
     assert (again.position, rids(again, "zebra")) == (201, ["more"])
     again.close()
+
+
+def test_scores_are_those_of_the_search(index: LexicalIndex) -> None:
+    texts = [f"common words number{n} " + "filler " * (n % 7) for n in range(300)]
+    index.apply(1, [(f"r{n}", n % 3, text) for n, text in enumerate(texts)], [])
+    query = "common number5 number77 nothing"
+    found = {hit.rid: hit.score for hit in index.search(query, 300, None)}
+    rids = [f"r{n}" for n in range(299, -1, -1)] + ["unknown"]
+    scores = index.scores(query, rids * 3)
+    assert len(scores) == 3 * len(rids)
+    assert dict(zip(rids, scores, strict=False)) == {**dict.fromkeys(rids, 0.0), **found}
+    assert index.scores("nothing of it", ["r1"]) == [0.0]
+    assert index.scores(query, []) == []
+
+
+def test_the_ceiling_is_what_the_words_of_a_query_are_worth(index: LexicalIndex) -> None:
+    assert index.ceiling("") == index.ceiling("!?") == 0
+    index.apply(1, [(f"r{n}", 0, f"common word{n}") for n in range(100)], [])
+    assert 0 < index.ceiling("common") < 0.1
+    assert index.ceiling("word7") == pytest.approx(index.scores("word7", ["r7"])[0], rel=0.2)
+    rare, none = index.ceiling("word7"), index.ceiling("nothing")
+    assert none > rare
+    assert index.ceiling("common word7 nothing") == pytest.approx(
+        index.ceiling("common") + rare + none
+    )
+    before = index.ceiling("common")
+    index.apply(2, [(f"s{n}", 0, "another") for n in range(100)], [])
+    assert index.ceiling("common") > before

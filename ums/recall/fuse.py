@@ -35,6 +35,10 @@ _CJK = (
 )
 
 
+FAR = -2.0
+"""Least standardised similarity: what is far is far, when another signal proposes it."""
+
+
 @dataclass(slots=True, eq=False)
 class Candidate:
     """One candidate with what each signal contributed to its score."""
@@ -64,8 +68,8 @@ class Scale:
     def __init__(self, similarities: Collection[float], query: str, weights: Weights) -> None:
         self._mean, deviation = _moments(similarities)
         share = cjk_share(query)
-        weight = weights.dense + (weights.cjk_dense - weights.dense) * share
-        self._dense = weight / max(deviation, weights.dense_floor)
+        self._weight = weights.dense + (weights.cjk_dense - weights.dense) * share
+        self._dense = self._weight / max(deviation, weights.dense_floor)
         self._lexical = weights.lexical
         self._share = weights.share if weights.lexical else 0.0
 
@@ -73,7 +77,9 @@ class Scale:
         self, rid: str, similarity: float | None, said: float, ceiling: float
     ) -> Candidate:
         """A candidate with its base; ``ceiling`` is what the query's words are worth."""
-        near = 0.0 if similarity is None else (similarity - self._mean) * self._dense
+        near = 0.0
+        if similarity is not None:
+            near = max(FAR * self._weight, (similarity - self._mean) * self._dense)
         words = said * self._lexical
         share = min(1.0, said / ceiling) * self._share if ceiling else 0.0
         return Candidate(rid, near, words + share, words)

@@ -140,9 +140,10 @@ def _nearby(records: Sequence[Seen], weight: float) -> None:
         if len(line) < 2 * NEARBY:
             continue
         line.sort(key=lambda candidate: candidate.rid)
+        bases = [candidate.base for candidate in line]
         for place, candidate in enumerate(line):
-            near = line[max(0, place - NEARBY) : place] + line[place + 1 : place + 1 + NEARBY]
-            candidate.more["nearby"] = weight * sum(one.base for one in near) / len(near)
+            near = bases[max(0, place - NEARBY) : place] + bases[place + 1 : place + 1 + NEARBY]
+            candidate.more["nearby"] = weight * sum(near) / len(near)
 
 
 def _voice(one: Seen, names: frozenset[str]) -> float:

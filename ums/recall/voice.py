@@ -125,7 +125,7 @@ def without(text: str, names: Iterable[str]) -> str:
 
 
 def _given(meta: Mapping[str, object], keys: Iterable[str]) -> str:
-    for key in keys:
+    for key in keys if meta else ():
         value = meta.get(key)
         if isinstance(value, (str, int)) and not isinstance(value, bool) and value != "":
             return str(value)[:200]

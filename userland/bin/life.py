@@ -8,8 +8,8 @@ import argparse
 import re
 
 from syscalls.calls import life, mem
-from userland.bin.memory import show_hits
 from userland.context import Context, reference
+from userland.reasons import show_reasons
 from userland.screen import clock, short
 
 _RID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
@@ -167,7 +167,7 @@ def mem_why(context: Context, options: argparse.Namespace) -> int:
     rid, query = _named(options) if options.what else (None, None)
     if query is not None:
         search = mem.Search(query=query, explain=True, space=_space(options))
-        show_hits(context, context.memory().call(search), explain=True)
+        show_reasons(context, context.memory().call(search), query)
         return 0
     told: life.Story = context.memory().call(life.Why(rid=rid, space=_space(options)))
     rows: list[list[object]] = [[clock(line.at), line.said] for line in told.lines]

@@ -2,6 +2,7 @@
 
     extract   one file to text in parts, or why not    (formats: plain, table, markup, pdf, docx,
               picture)
+    caption   what is on a picture without words, by the attached model where it sees
     chunk     parts to pieces of text that overlap
     tree      which files a folder has
     original  the file itself, to the kernel and back

@@ -43,6 +43,8 @@ class Extracted(msgspec.Struct):
     meta: dict[str, Any] = {}
     note: str = ""
     """What is missing: a page that cannot be read, a picture without words."""
+    mute: bool = False
+    """Whether it is a picture on which nothing could be read: a caption would help."""
 
 
 Extract = Callable[["Path"], Extracted]

@@ -1,7 +1,7 @@
 """Pictures: what is written on them, by tesseract where it is installed.
 
-A caption would need a model that sees: the contract of models (``llm.generate``) carries text
-only, so there is none; the picture is kept with what its file says of itself.
+One without words is kept with what its file says of itself, unless the attached model sees:
+then that says what is on it (``caption``).
 """
 
 import shutil
@@ -14,10 +14,7 @@ from userland.documents.extract import Extracted, Part, Unreadable, need
 PIXELS = 100_000_000
 PATIENCE = 120.0
 """Seconds for one picture."""
-UNSEEN = (
-    "no text: tesseract is not installed, and the attached model is given words only; "
-    "the picture is kept with its file's own data"
-)
+UNSEEN = "no text: tesseract is not installed"
 
 
 def extract(path: Path) -> Extracted:
@@ -45,7 +42,7 @@ def extract(path: Path) -> Extracted:
     said = f"Picture {path.stem.replace('_', ' ').replace('-', ' ')}, {width} x {height} pixels"
     words, note = _words(path)
     parts = [Part(words)] if words else [Part(said)]
-    return Extracted("picture", said, parts, meta, note)
+    return Extracted("picture", said, parts, meta, note, mute=not words)
 
 
 def _words(path: Path) -> tuple[str, str]:

@@ -11,7 +11,8 @@ there is to know: no list is kept beside them, so that whoever looks at the same
 on where another stopped. A document's hash is written last: one that is without was being
 worked on, and is done again.
 
-What a file says is nobody's word: its records have the taint ``tool``.
+What a file says is nobody's word: its records have the taint ``tool``; a caption that a model
+gave to a picture has ``model``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from syscalls.calls.life import Archive
 from syscalls.calls.mem import Delete, Read, Update, WriteMany
 from syscalls.errors import EINVAL, EIO, CallerFault, EngramError
 from syscalls.shapes import Note, Record
+from userland.documents.caption import CAPTION, caption
 from userland.documents.chunk import OVERLAP, SIZE, Chunk, chunks
 from userland.documents.extract import Extracted, extract
 from userland.documents.original import Ask, name_of, upload
@@ -158,6 +160,8 @@ class Sync:
         if document is None and moved is not None:
             return self._move(found.path, gone.pop(moved), meta)
         told = extract(path, self._options.rules.largest)
+        if told.mute:
+            told = caption(self._ask, path, told)
         return self._write(path, document, told, meta)
 
     def _write(
@@ -177,7 +181,10 @@ class Sync:
             about["blob"] = name
         cut = chunks(told.parts, self._options.size, self._options.overlap)
         rid = self._put(path, about)
-        self._chunks(mark, rid, cut, {"path": str(path), "hash": name})
+        common = {"path": str(path), "hash": name}
+        if CAPTION in about:
+            common[CAPTION] = about[CAPTION]
+        self._chunks(mark, rid, cut, common)
         self._ask(Update(rid=rid, meta={**about, **meta, "chunks": len(cut)}))
         what = "added" if document is None else "updated"
         return Outcome(str(path), what, len(cut), told.note)
@@ -298,7 +305,7 @@ def _note(mark: str, number: int, rid: str, chunk: Chunk, common: dict[str, Any]
         key=f"chunk:{mark}#{number:06d}",
         meta=meta,
         sources=[rid],
-        taint="tool",
+        taint="model" if CAPTION in meta else "tool",
     )
 
 
