@@ -107,10 +107,16 @@ def _exit(_args: dict[str, Any], value: dict[str, Any]) -> str:
     return f"Process {value['apid']} ended{result}: status {value['status']} ({reason})."
 
 
+def _forgot(_args: dict[str, Any], value: dict[str, Any]) -> str:
+    kept = value.get("kept", [])
+    spared = f" {_count(len(kept), 'record')} pinned and kept: unpin first." if kept else ""
+    return f"Forgot {_count(len(value.get('rids', [])), 'record')}.{spared}"
+
+
 SENTENCES: dict[str, Callable[[dict[str, Any], dict[str, Any]], str]] = {
     "mem.write": lambda a, v: f"Noted in {a.get('segment')} memory: {_short(a.get('content'))}",
     "mem.search": _hits,
-    "mem.forget": lambda a, v: f"Forgot {_count(len(v.get('rids', [])), 'record')}.",
+    "mem.forget": _forgot,
     "mem.pin": lambda a, v: f"Pinned {_count(len(v.get('records', [])), 'record')}.",
     "proc.spawn": lambda a, v: f"Started {a.get('program')} as process {v.get('apid')}.",
     "proc.fork": lambda a, v: f"Forked {a.get('target')} as process {v.get('apid')}.",
