@@ -42,6 +42,8 @@ SWITCH = 0.0005
 default, ten times that, is what every call would wait while an index is fed)."""
 COLLECT = (20_000, 20, 20)
 """Thresholds of the garbage collector: a call makes dozens of containers and no cycles."""
+LEISURE = 1.0
+"""Seconds after the start when the tasks begin that nobody waits for."""
 KEY = "ENGRAM_API_KEY"
 """Environment variable with the key for a model on a server."""
 EXIT_CODES = {"caller": 2, "load": 3, "machine": 4, "ours": 5}
@@ -235,10 +237,7 @@ async def booted(settings: Settings, machine: Machine, log: Log) -> AsyncIterato
         await nursery.start(kernel.tools.run)
         if settings.policy == "model":
             await nursery.start(kernel.judge.run)
-        if settings.tidy_every:
-            nursery.start_soon(kernel.tidier.run, settings.tidy_every)
-        if settings.consolidate_every:
-            nursery.start_soon(kernel.student.run, settings.consolidate_every)
+        nursery.start_soon(_at_leisure, kernel)
         try:
             yield kernel
         finally:
@@ -247,6 +246,16 @@ async def booted(settings: Settings, machine: Machine, log: Log) -> AsyncIterato
             nursery.cancel_scope.cancel()
     with trio.CancelScope(shield=True):
         await kernel.memory.aclose()
+
+
+async def _at_leisure(kernel: Kernel) -> None:
+    """What no call waits for: it is not even loaded before the first calls are served."""
+    await trio.sleep(LEISURE)
+    async with trio.open_nursery() as nursery:
+        if kernel.settings.tidy_every:
+            nursery.start_soon(kernel.tidier.run, kernel.settings.tidy_every)
+        if kernel.settings.consolidate_every:
+            nursery.start_soon(kernel.student.run, kernel.settings.consolidate_every)
 
 
 def _leaves(group: BaseExceptionGroup[EngramError]) -> list[EngramError]:

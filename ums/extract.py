@@ -8,15 +8,19 @@ a fact; nor is a secret, which memory must not multiply. Of a sentence that is l
 nothing is taken: the episode itself remains, and is found.
 """
 
+from __future__ import annotations
+
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from syscalls.shapes import Fact
-from ums import patterns
-from ums.patterns import Form
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ums.patterns import Form
 
 USER = "the user"
 """Who speaks where nobody is named."""
@@ -177,6 +181,8 @@ def around(text: str, start: int, stop: int) -> tuple[int, int]:
 
 def unfit(text: str, start: int, stop: int) -> str:
     """Why what a stretch of a text says is not stated there; empty when it is."""
+    from ums import patterns  # compiled when they are first needed
+
     first, last = around(text, start, stop)
     after = next((span for span in sentences(text) if span[0] >= last), (last, last))
     quoted = any(q.start() < stop and start < q.end() for q in _QUOTED.finditer(text))
@@ -259,6 +265,8 @@ def _states(
     text: str, speech: Speech, after: str, *, quoted: bool, orders: bool
 ) -> Iterator[tuple[Statement, str]]:
     """The statements that a sentence has the form of, each with why it is none."""
+    from ums import patterns  # compiled when they are first needed
+
     sentence = text[speech.start : speech.stop]
     why = _unfit_sentence(sentence, after, quoted=quoted)
     kept = sentence
@@ -281,6 +289,8 @@ def _states(
 
 def _unfit_sentence(sentence: str, after: str, *, quoted: bool) -> str:
     """Why nothing that a sentence says is stated; empty when it may be."""
+    from ums import patterns  # compiled when they are first needed
+
     if patterns.SECRET.search(sentence):
         return "it tells a secret"
     if patterns.QUESTION.search(sentence):
@@ -295,6 +305,8 @@ def _unfit_sentence(sentence: str, after: str, *, quoted: bool) -> str:
 
 
 def _spoken(sentence: str) -> tuple[Form, re.Match[str]] | None:
+    from ums import patterns  # compiled when they are first needed
+
     for form in (*patterns.SPOKEN, *patterns.CHINESE_SPOKEN):
         match = form.pattern.search(sentence)
         if match:
@@ -316,6 +328,8 @@ def _clauses(sentence: str) -> list[tuple[int, int]]:
 
 def _plain(kept: str, speech: Speech) -> Iterator[tuple[Form, re.Match[str], tuple[int, int]]]:
     """The forms of the tables that a sentence has, with the clause that each is in."""
+    from ums import patterns  # compiled when they are first needed
+
     clauses = _clauses(kept)
     for form in (*patterns.ENGLISH, *patterns.CHINESE):
         for match in form.pattern.finditer(kept):
@@ -346,6 +360,8 @@ def _object(form: Form, match: re.Match[str], sentence: str) -> str:
 
 
 def _relation(form: Form, match: re.Match[str]) -> str:
+    from ums import patterns  # compiled when they are first needed
+
     if form.relation:
         return form.relation
     word: str = match["r"]

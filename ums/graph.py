@@ -20,7 +20,6 @@ import trio
 from drivers.contracts import Mentioned, Tie
 from syscalls.errors import EIO, ENODEV, EngramError
 from ums import records as form
-from ums.entities import entities
 from ums.facts import entity_key, relation_key
 from ums.follower import read_page
 from ums.moment import begins, ends
@@ -264,6 +263,8 @@ class Grapher:
 
 def mentioned(rid: str, versions: Sequence[Stored]) -> Mentioned:
     """The names in a record as it is, and what it says, and said, of two of them."""
+    from ums.entities import entities  # compiles much, for few
+
     current = versions[-1]
     names = {key[:LONGEST_KEY]: name for key, name in entities(current.content).items()}
     for start, stop in current.named:

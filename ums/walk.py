@@ -20,7 +20,6 @@ from syscalls.errors import ENOENT
 from ums import records as form
 from ums.claims import Claims
 from ums.draft import Draft
-from ums.entities import entities
 from ums.facts import ALIAS, entity_key, relation_key
 from ums.graph import LONGEST_KEY
 from ums.moment import begins, ends
@@ -329,6 +328,8 @@ class Walk:
         A record counts for each entity of the query that it names by 1 over the root of how
         many records name that.
         """
+        from ums.entities import entities  # compiles much, for few
+
         keys = list(entities(query)) or [entity_key(query)]
         scores: dict[str, float] = {}
         for key in keys:
