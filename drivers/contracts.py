@@ -430,6 +430,9 @@ class GenerateRequest(msgspec.Struct, omit_defaults=True):
     special: bool = False
     """Special tokens written in the prompt are tokens, and those generated are in the text."""
     adapter: str = ""
+    """Identity of a LoRA adapter: ``NAME@VERSION-DIGEST``, where the digest is its content's."""
+    adapter_path: str = ""
+    """Its folder; the engine loads it when it has not, and lets go of the least recently used."""
     owner: int = 0
     """APID: what is cached for one owner is never used for another."""
     salt: str = ""

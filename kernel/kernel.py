@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,6 +12,7 @@ import trio
 import kernel.handlers  # noqa: F401 - fills the table of handlers
 from drivers.contracts import Batch
 from kernel import trap
+from kernel.generation import generate as generated
 from kernel.nurse import Nurse
 from kernel.sessions import Sessions
 from kernel.tools import Tools
@@ -149,7 +150,8 @@ class Kernel:
 
         machine = self.machine
         seat = seats(self.settings.mind, machine.nano, machine.llm)
-        return Mind(seat, self.act, self.processes, machine.clock)
+        generate = partial(generated, self)
+        return Mind(seat, self.act, self.processes, machine.clock, generate)
 
     @cached_property
     def judge(self) -> Judge:

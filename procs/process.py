@@ -111,6 +111,8 @@ class Process:
     created: float
     space: int = 0
     """Number of its own space; set by the kernel before it is launched."""
+    salt: str = ""
+    """The mark of its keys and values where that is not its space: a fork has its parent's."""
     pid: int = 0
     """Process id of the operating system; 0 where it has none (yet)."""
     state: ProcState = "NEW"

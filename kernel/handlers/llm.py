@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from drivers.contracts import GenerateRequest
+from kernel.generation import generate as generated
 from kernel.paging import fault
 from kernel.trap import Emit, handles
 from syscalls.calls import llm
@@ -40,7 +41,6 @@ async def generate(
         seed=call.seed,
         schema=call.schema,
         adapter=call.adapter,
-        owner=caller.apid,
         pace=0.0 if call.stream else PACE,
     )
     texts: list[str] = []
@@ -49,7 +49,7 @@ async def generate(
     with trio.move_on_after(_seconds(call.deadline)) as scope:
         info = await kernel.llm.ready()
         paged = await fault(kernel, caller, request, call.memory_budget) if wanted else []
-        async with aclosing(kernel.llm.generate(request)) as pieces:
+        async with aclosing(generated(kernel, caller, request)) as pieces:
             async for piece in pieces:
                 if piece.text:
                     texts.append(piece.text)

@@ -29,15 +29,16 @@ from syscalls.errors import ECANCELED, EPERM, ERRORS, ETIME, EngramError
 from syscalls.table import TABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
-    from drivers.contracts import Clock, GenerateRequest
+    from drivers.contracts import LLM, Clock, GenerateRequest, Piece
     from kernel.mind.dialect import Seat, Thought
     from kernel.mind.resolve import Processes
     from procs.process import Process
     from syscalls.table import Call
 
     Execute = Callable[[Process, Call], Awaitable[Any]]
+    Generate = Callable[[Process, GenerateRequest, LLM], AsyncGenerator[Piece, None]]
 
 FOREVER = float("inf")
 WHOLE = 3600.0
@@ -69,8 +70,17 @@ class MindStatistics(msgspec.Struct, frozen=True):
     surfaces: SurfaceStatistics
 
 
+def _plainly(
+    _caller: Process, request: GenerateRequest, engine: LLM
+) -> AsyncGenerator[Piece, None]:
+    return engine.generate(request)
+
+
 class Mind:
-    """Understands intents. ``execute`` runs a call as a process, with all checks."""
+    """Understands intents. ``execute`` runs a call as a process, with all checks.
+
+    ``generate`` has an engine write for a process, with what is attached to it.
+    """
 
     def __init__(
         self,
@@ -78,8 +88,10 @@ class Mind:
         execute: Execute,
         processes: Processes,
         clock: Clock,
+        generate: Generate = _plainly,
     ) -> None:
         self._seat = seat
+        self._generate = generate
         self.execute = execute
         self.processes = processes
         self.clock = clock
@@ -143,14 +155,14 @@ class Mind:
         """What the caller may say."""
         return self._surfaces.of(caller.caps)
 
-    async def decode(self, seat: Seat, request: GenerateRequest) -> str:
+    async def decode(self, caller: Process, seat: Seat, request: GenerateRequest) -> str:
         """The whole text of one generation. Raises what the engine raises."""
         began = self.clock.monotonic()
         self._decodings += 1
         texts: list[str] = []
         request.pace = WHOLE
         try:
-            async with aclosing(seat.engine.generate(request)) as pieces:
+            async with aclosing(self._generate(caller, request, seat.engine)) as pieces:
                 async for piece in pieces:
                     texts.append(piece.text)
                     if piece.usage is not None:
@@ -243,7 +255,7 @@ class Run:
             context.processes = await self._processes()
             context.memory = await self._memory()
         request = seat.dialect.render(context, self._surface)
-        thought = seat.dialect.parse(await self._mind.decode(seat, request), context)
+        thought = seat.dialect.parse(await self._mind.decode(self._caller, seat, request), context)
         left = [step for step in thought.steps if only_quoted(step, context.text)]
         thought.steps = [step for step in thought.steps if step not in left]
         self._left_out += left

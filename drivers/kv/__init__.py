@@ -1,0 +1,1 @@
+"""Activation memory: keys and values of prompts, kept outside the engine that computed them."""
