@@ -34,9 +34,9 @@ from ums.rid import pack, unpack
 if TYPE_CHECKING:
     from drivers.contracts import Clock, Embedder, Offload, Store
     from kernel.mind.policy import Policy
-    from syscalls.shapes import Record, RecordState
+    from syscalls.shapes import LifeEvent, Record, RecordState
     from ums.forgetting import Keeping, Reader, Standing
-    from ums.lifecycle import Event, Fate
+    from ums.lifecycle import Fate
     from ums.living import Reason
     from ums.memory import Memory
     from ums.merge import Group
@@ -403,7 +403,7 @@ class _Run:
 
     async def do(
         self,
-        event: Event,
+        event: LifeEvent,
         rid: str,
         why: str,
         change: Callable[[int, str, Reason], Awaitable[Fate | list[str]]],
@@ -432,7 +432,7 @@ class _Run:
         for rid in rids:
             self._note("merge", rid, reason, survivor)
 
-    def _note(self, event: Event, rid: str, reason: Reason, other: str = "") -> None:
+    def _note(self, event: LifeEvent, rid: str, reason: Reason, other: str = "") -> None:
         from ums.lifecycle import MOVES
 
         if event not in ("cool", "warm"):

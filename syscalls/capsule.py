@@ -24,13 +24,13 @@ from elsewhere can tell a capsule from any other, a forged one too.
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
 from syscalls.errors import EINVAL
-from syscalls.shapes import Content, Evidence, Fact, RecordState, Rid, Segment, Taint
+from syscalls.shapes import Content, Evidence, Fact, LifeEvent, RecordState, Rid, Segment, Taint
 
 MAGIC = b"ENGRAM\x1a\x01"
 SEAL = 32
@@ -104,18 +104,11 @@ class Revision(msgspec.Struct, omit_defaults=True):
     named: list[tuple[int, int]] = []
 
 
-Happened = Literal[
-    "use", "cool", "warm", "pin", "unpin", "merge", "archive", "restore", "forget", "delete",
-    "expire", "undo",
-]  # fmt: skip
-"""The events of the lifecycle."""
-
-
 class Event(msgspec.Struct, omit_defaults=True):
     """One change of a record's state; see ``docs/syscalls.md`` for the states."""
 
     at: float
-    event: Happened
+    event: LifeEvent
     before: RecordState
     after: RecordState
     why: str = ""

@@ -12,6 +12,11 @@ from msgspec import Meta
 Segment = Literal["working", "episodic", "semantic", "procedural"]
 SEGMENTS: tuple[Segment, ...] = ("working", "episodic", "semantic", "procedural")
 Taint = Literal["user", "tool", "recalled", "model"]
+LifeEvent = Literal[
+    "use", "cool", "warm", "pin", "unpin", "merge", "archive", "restore", "forget", "delete",
+    "expire", "undo",
+]  # fmt: skip
+"""What can happen to a record."""
 RecordState = Literal["generated", "activated", "merged", "archived", "forgotten", "frozen"]
 Signal = Literal["TERM", "KILL", "INT", "STOP", "CONT", "USR1", "USR2"]
 ProcState = Literal["NEW", "READY", "RUNNING", "WAITING", "STOPPED", "ZOMBIE"]

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from syscalls.errors import ECONFLICT
-from syscalls.shapes import RecordState
+from syscalls.shapes import LifeEvent, RecordState
 from ums import records as form
 from ums.rid import SIZE, unpack
 
@@ -37,25 +37,10 @@ if TYPE_CHECKING:
     from drivers.contracts import Store
     from ums.draft import Draft
 
-Event = Literal[
-    "use",
-    "cool",
-    "warm",
-    "pin",
-    "unpin",
-    "merge",
-    "archive",
-    "restore",
-    "forget",
-    "delete",
-    "expire",
-    "undo",
-]
-
 _LIVE: tuple[RecordState, ...] = ("generated", "activated")
 _AWAY: tuple[RecordState, ...] = ("merged", "archived")
 
-MOVES: dict[Event, dict[RecordState, RecordState]] = {
+MOVES: dict[LifeEvent, dict[RecordState, RecordState]] = {
     "use": {"generated": "activated", "activated": "activated", "frozen": "frozen"},
     "cool": {"generated": "generated", "activated": "activated"},
     "warm": {"generated": "generated", "activated": "activated", "frozen": "frozen"},
@@ -73,10 +58,10 @@ a move of the table backwards."""
 
 FATE = b"ums/fate/"
 FATED = b"ums/fated/"
-UNDOABLE: frozenset[Event] = frozenset({"cool", "pin", "unpin", "merge", "archive", "forget"})
+UNDOABLE: frozenset[LifeEvent] = frozenset({"cool", "pin", "unpin", "merge", "archive", "forget"})
 
 
-def step(state: RecordState, event: Event) -> RecordState:
+def step(state: RecordState, event: LifeEvent) -> RecordState:
     """The state that an event leads to. Raises ECONFLICT where the table has no such move."""
     after = MOVES.get(event, {}).get(state)
     if after is None:
@@ -89,7 +74,7 @@ def step(state: RecordState, event: Event) -> RecordState:
     return after
 
 
-def allows(state: RecordState, event: Event) -> bool:
+def allows(state: RecordState, event: LifeEvent) -> bool:
     """Whether ``step`` would return."""
     return state in MOVES.get(event, {})
 
@@ -103,7 +88,7 @@ class Fate(msgspec.Struct, array_like=True, gc=False):
     """One change of state, for ever true."""
 
     at: float
-    event: Event
+    event: LifeEvent
     before: RecordState
     after: RecordState
     why: str
@@ -175,7 +160,7 @@ def _moment(space: int, at: float) -> bytes:
 
 # --- in words
 
-_SAID: dict[Event, str] = {
+_SAID: dict[LifeEvent, str] = {
     "use": "used",
     "cool": "made cold: found by its words only",
     "warm": "made warm again: found by its meaning too",

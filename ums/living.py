@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from drivers.contracts import Store
+    from syscalls.shapes import LifeEvent
     from ums.draft import Draft
     from ums.layers import Found
-    from ums.lifecycle import Event
 
 SEALED = b"ums/sealed/"
 FORGOTTEN_BY = "mem.forget"
@@ -178,7 +178,9 @@ class LivingSpace(Space):
 
     # --- drafting
 
-    def _made(self, draft: Draft, found: Found, old: Stored, event: Event, reason: Reason) -> Fate:
+    def _made(
+        self, draft: Draft, found: Found, old: Stored, event: LifeEvent, reason: Reason
+    ) -> Fate:
         """The fate of a record, checked against the table."""
         now = self._clock.now()
         packed = form.packed_in(found.key)
@@ -188,12 +190,14 @@ class LivingSpace(Space):
         until = reason.until if event in lifecycle.UNDOABLE else 0.0
         return Fate(now, event, before, after, reason.why, reason.by, reason.action, "", until)
 
-    def _told(self, draft: Draft, found: Found, old: Stored, event: Event, reason: Reason) -> Fate:
+    def _told(
+        self, draft: Draft, found: Found, old: Stored, event: LifeEvent, reason: Reason
+    ) -> Fate:
         fate = self._made(draft, found, old, event, reason)
         lifecycle.record(draft, self.number, form.packed_in(found.key), fate)
         return fate
 
-    def _restate(self, draft: Draft, rid: str, event: Event, reason: Reason) -> Fate:
+    def _restate(self, draft: Draft, rid: str, event: LifeEvent, reason: Reason) -> Fate:
         """Draft a change that is only in the value: pins and tiers."""
         found, old = self._current(draft, rid, None, reason.guard)
         fate = self._told(draft, found, old, event, reason)
@@ -215,7 +219,7 @@ class LivingSpace(Space):
         draft: Draft,
         found: Found,
         old: Stored,
-        event: Event,
+        event: LifeEvent,
         reason: Reason,
         other: str = "",
     ) -> Fate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from drivers.contracts import Batch
 from syscalls.calls.mem import Search
@@ -15,7 +15,7 @@ from ums.rid import pack, space_of
 from ums.walk import Walk
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from syscalls.calls.learn import Consolidated
     from syscalls.calls.mem import Hits, Update, Written
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ums.sharing import Scope
     from ums.view import Allows, Guard, View
 
+T = TypeVar("T")
 ALIKE = 1000
 """Characters by which records that are alike are looked for."""
 USED = 10
@@ -171,16 +172,19 @@ class Memory(Parts):
         Raises ENOENT, EDQUOT, ECONFLICT, EINVAL, EIO.
         """
         home = self._spaces.open(space)
-        try:
-            written = await home.write(note, writer, call, limit=limit)
-        except EDQUOT:
-            # Expired records do not count: erase them, then it is refused or not.
-            await self.sweep()
-            written = await home.write(note, writer, call, limit=limit)
+        written = await self._swept(lambda: home.write(note, writer, call, limit=limit))
         self._written += 1
         self._changed(space)
         await self.cascade.follow(space)
         return written
+
+    async def _swept(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Write; where that is over a limit, erase what has expired, which does not count."""
+        try:
+            return await write()
+        except EDQUOT:
+            await self.sweep()
+            return await write()
 
     async def write_many(
         self,
@@ -192,12 +196,7 @@ class Memory(Parts):
     ) -> list[Written]:
         """Write several records, all or none; the errors are those of ``write``."""
         home = self._spaces.open(space)
-        try:
-            written = await home.write_many(notes, writer, call, limit=limit)
-        except EDQUOT:
-            # Expired records do not count: erase them, then it is refused or not.
-            await self.sweep()
-            written = await home.write_many(notes, writer, call, limit=limit)
+        written = await self._swept(lambda: home.write_many(notes, writer, call, limit=limit))
         self._written += len(written)
         self._changed(space)
         await self.cascade.follow(space)
@@ -286,12 +285,6 @@ class Memory(Parts):
     ) -> Walk:
         """A question to the entity graph of some spaces; ``deadline`` is in seconds."""
         return Walk(self.grapher, self.store, self.reach(spaces), moment, deadline)
-
-    async def related(
-        self, spaces: Sequence[int | Scope], query: str, limit: int = 60, deadline: float = 1.0
-    ) -> dict[str, float]:
-        """Rids of records that name what a query names, with scores. Raises ENODEV, EIO."""
-        return await self.walk(spaces, self.past.moment(), deadline).related(query, limit)
 
     def reach(self, spaces: Sequence[int | Scope]) -> Reach:
         """What a search of these spaces may see."""

@@ -232,11 +232,6 @@ def survivor_of(value: bytes) -> bytes:
     return value[3 : 3 + SIZE] if value[2] == _STATES.index("merged") else b""
 
 
-def packed_state(value: bytes) -> RecordState:
-    """The state of a packed value."""
-    return _STATES[value[2]]
-
-
 def tag_of(value: bytes) -> int:
     """The segment number of a stored value."""
     return value[1]

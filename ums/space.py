@@ -20,14 +20,14 @@ import trio
 from drivers.contracts import Batch, Clock, Mismatch, Store
 from syscalls.calls.mem import Update, Written
 from syscalls.errors import EAGAIN, ECONFLICT, EDQUOT, EINVAL, ENOENT, EPERM
-from syscalls.shapes import Note, RecordState, Segment
+from syscalls.shapes import LifeEvent, Note, RecordState, Segment
 from ums import blobs, lifecycle
 from ums import records as form
 from ums.activation import use_key
 from ums.draft import Draft
 from ums.erasure import blank, cover, purge
 from ums.layers import Found, Layer
-from ums.lifecycle import Event, Fate
+from ums.lifecycle import Fate
 from ums.lineage import relate
 from ums.records import DELETE, NONE, TAGS, UPSERT, Change, Header, Stored
 from ums.rid import SIZE, RidMaker, pack, to_text, unpack
@@ -410,7 +410,7 @@ class Space(View):
             fate = self._fate(old, "expire" if call == EXPIRED_BY else "delete", writer)
         lifecycle.record(draft, self.number, packed, fate)
 
-    def _fate(self, old: Stored, event: Event, by: int) -> Fate:
+    def _fate(self, old: Stored, event: LifeEvent, by: int) -> Fate:
         """What becomes of a record. Raises ECONFLICT where the table has no such move."""
         after = lifecycle.step(old.state, event)
         return Fate(self._clock.now(), event, old.state, after, "", by)

@@ -319,23 +319,3 @@ class Walk:
             None if said.until == inf else said.until,
             len(said.rids),
         )
-
-    # --- for recall
-
-    async def related(self, query: str, limit: int) -> dict[str, float]:
-        """Rids of records that name, or tie, what a query names; more for rarer names.
-
-        A record counts for each entity of the query that it names by 1 over the root of how
-        many records name that.
-        """
-        from ums.entities import entities  # compiles much, for few
-
-        keys = list(entities(query)) or [entity_key(query)]
-        scores: dict[str, float] = {}
-        for key in keys:
-            rids = await self._mentions(self._group(self._node(key)))
-            weight = 1.0 / (1.0 + len(rids)) ** 0.5
-            for rid in rids:
-                scores[rid] = scores.get(rid, 0.0) + weight
-        best = sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:limit]
-        return dict(best)

@@ -1,6 +1,8 @@
 """What a command is given: the connection, where to show things, and in which form."""
 
+import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +18,8 @@ HOME = "home"
 """The space of `engram mem ...` outside a shell, where each command is a session of its own."""
 YES_VARIABLE = "ENGRAM_YES"
 """Set to 1: destructive calls of an intent run without being asked about."""
+
+_RID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 
 
 class Context:
@@ -97,6 +101,21 @@ class Context:
 def reference(text: str) -> int | str:
     """A process or space as it is typed: a number, or a name."""
     return int(text) if text.isascii() and text.isdigit() else text
+
+
+def space_argument(parser: argparse.ArgumentParser) -> None:
+    """``--space``: where a command works, if not in its own."""
+    parser.add_argument("--space", help="another space, by number or name")
+
+
+def space_of(options: argparse.Namespace) -> int | str | None:
+    """What ``--space`` names; None where it was left out."""
+    return None if options.space is None else reference(options.space)
+
+
+def is_rid(text: str) -> bool:
+    """Whether a text has the form of a record's id."""
+    return _RID.fullmatch(text) is not None
 
 
 def text_or_stdin(text: str) -> str:

@@ -78,6 +78,13 @@ class Policy(Protocol):
         """What to keep of records that leave the working context."""
 
 
+def _wanted(
+    records: Sequence[Record], importance: Callable[[Record], float], limit: int
+) -> list[str]:
+    order = sorted(records, key=lambda r: (-importance(r), -r.updated, r.rid))
+    return [record.rid for record in order[:limit]]
+
+
 class Rules:
     """The answers by rule: deterministic, and made of the records alone."""
 
@@ -90,8 +97,7 @@ class Rules:
 
     def page_in(self, records: Sequence[Record], limit: int) -> list[str]:
         """By importance, then the newest."""
-        order = sorted(records, key=lambda r: (-self.importance(r), -r.updated, r.rid))
-        return [record.rid for record in order[:limit]]
+        return _wanted(records, self.importance, limit)
 
     def summary(self, records: Sequence[Record]) -> str:
         """The beginnings of the most important ones, in order of time."""
@@ -184,8 +190,7 @@ class Judge:
 
     def page_in(self, records: Sequence[Record], limit: int) -> list[str]:
         """By importance, then the newest."""
-        order = sorted(records, key=lambda r: (-self.importance(r), -r.updated, r.rid))
-        return [record.rid for record in order[:limit]]
+        return _wanted(records, self.importance, limit)
 
     def summary(self, records: Sequence[Record]) -> str:
         """The model's of just these versions; until there is one, the rules'."""

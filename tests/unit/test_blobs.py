@@ -17,25 +17,13 @@ from syscalls.calls.mem import Update
 from syscalls.capsule import PIECE
 from syscalls.errors import EINVAL, EIO
 from syscalls.shapes import Note
+from tests.clock import HandClock
 from ums.blobs import GRACE, Blobs
 from ums.living import Reason, lapsed
 from ums.spaces import Spaces
 
 if TYPE_CHECKING:
     from ums.capsule.adopt import AdoptingSpace
-
-
-class HandClock:
-    """A clock that is moved by hand."""
-
-    def __init__(self) -> None:
-        self.time = 1_000_000.0
-
-    def now(self) -> float:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time
 
 
 class World:

@@ -24,24 +24,12 @@ from syscalls.calls.mem import Update
 from syscalls.capsule import Entry, Frame, Past, Revision, Sealer, Unsealer, decode
 from syscalls.errors import ECONFLICT, EDQUOT, EINVAL, EIO, ENOENT
 from syscalls.shapes import Evidence, Fact, Note
+from tests.clock import HandClock
 from ums.blobs import Blobs
 from ums.capsule.desk import Capsules
 from ums.living import Reason
 from ums.records import Stored
 from ums.spaces import Spaces
-
-
-class HandClock:
-    """A clock that is moved by hand."""
-
-    def __init__(self) -> None:
-        self.time = 1_000_000.0
-
-    def now(self) -> float:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time
 
 
 class Machine:

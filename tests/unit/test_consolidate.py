@@ -15,26 +15,10 @@ from drivers.store.memory import MemoryStore
 from kernel.machine import Inline
 from syscalls.calls.learn import Consolidated
 from syscalls.calls.mem import Search, Update
-from syscalls.shapes import Level, Note, Record
+from syscalls.shapes import Note, Record
+from tests.clock import HandClock, quiet
 from ums.consolidate import Claimed, Task, verified
 from ums.memory import Memory
-
-
-class HandClock:
-    """A clock that moves when it is told to."""
-
-    def __init__(self) -> None:
-        self.time = 1_000_000.0
-
-    def now(self) -> float:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time
-
-
-def log(level: Level, source: str, text: str) -> None:
-    """Nobody reads it."""
 
 
 class World:
@@ -48,9 +32,9 @@ class World:
         self.reopen()
 
     def reopen(self) -> None:
-        embedder = make_embedder("none", run_dir=self.folder, log=log, clock=self.clock)
+        embedder = make_embedder("none", run_dir=self.folder, log=quiet, clock=self.clock)
         self.memory = Memory(
-            self.store, MemoryIndexes(), embedder, self.clock, Random(1), Inline(), log
+            self.store, MemoryIndexes(), embedder, self.clock, Random(1), Inline(), quiet
         )
 
     async def say(self, text: str, writer: int = 7, **fields: Any) -> str:

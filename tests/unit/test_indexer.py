@@ -14,19 +14,10 @@ from drivers.store.memory import MemoryStore
 from syscalls.calls.mem import Search, Update
 from syscalls.errors import EIO
 from syscalls.shapes import Level, Note
+from tests.clock import HandClock
 from ums.follower import read_page
 from ums.memory import Memory
 from ums.settings import MemorySettings
-
-
-class HandClock:
-    """A clock that stands still."""
-
-    def now(self) -> float:
-        return 1_700_000_000.0
-
-    def monotonic(self) -> float:
-        return 0.0
 
 
 class Flaky:
@@ -100,7 +91,7 @@ class World:
             self.store,
             self.indexes,
             self.embedder,
-            HandClock(),
+            HandClock(1_700_000_000.0),
             Random(1),
             inline,
             self.log,

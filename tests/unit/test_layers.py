@@ -17,6 +17,7 @@ from drivers.store.memory import MemoryStore
 from syscalls.calls.mem import Hits, Search, Update
 from syscalls.errors import EAGAIN, ECONFLICT, EDQUOT, EEXIST, EINVAL, EIO, ENOENT, EPERM
 from syscalls.shapes import Filter, Note
+from tests.clock import HandClock
 from ums.memory import Memory
 from ums.rid import space_of
 from ums.spaces import MAX_LAYERS
@@ -26,18 +27,6 @@ if TYPE_CHECKING:
 
     from drivers.contracts import Batch, Bucket
     from syscalls.shapes import Level
-
-
-class HandClock:
-    """A clock that is moved by hand."""
-
-    time = 1_700_000_000.0
-
-    def now(self) -> float:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time
 
 
 class CountingStore(MemoryStore):
@@ -79,7 +68,7 @@ class World:
     """A memory with one space, ``home``."""
 
     def __init__(self) -> None:
-        self.clock = HandClock()
+        self.clock = HandClock(1_700_000_000.0)
         self.store = CountingStore()
         self.boot()
 

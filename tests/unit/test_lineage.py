@@ -9,30 +9,14 @@ import pytest
 from drivers.store.memory import MemoryStore
 from syscalls.calls.mem import Update
 from syscalls.errors import EINVAL, ENOENT
-from syscalls.shapes import Evidence, Fact, Level, Note, Record
+from syscalls.shapes import Evidence, Fact, Note, Record
+from tests.clock import HandClock, quiet
 from ums.cascade import Cascade
 from ums.derived import DerivedSpace
 from ums.lineage import CASCADE, DERIVED
 from ums.living import Reason
 from ums.records import after
 from ums.spaces import Spaces
-
-
-class HandClock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.time = 1_000_000.0
-
-    def now(self) -> float:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time
-
-
-def log(level: Level, source: str, text: str) -> None:
-    """Nobody reads it."""
 
 
 class World:
@@ -47,7 +31,7 @@ class World:
     def reopen(self) -> None:
         """As after a restart: everything in memory is new but the store."""
         self.spaces = Spaces(self.store, self.clock, Random(1))
-        self.cascade = Cascade(self.store, self.spaces.open, lambda _space: None, log)
+        self.cascade = Cascade(self.store, self.spaces.open, lambda _space: None, quiet)
 
     @property
     def space(self) -> DerivedSpace:

@@ -16,22 +16,10 @@ from drivers.store.memory import MemoryStore
 from syscalls.calls.mem import Hits, Search, Update
 from syscalls.errors import EDQUOT, EIO, ENOENT
 from syscalls.shapes import Filter, Level, Note
+from tests.clock import HandClock
 from ums.memory import Memory
 from ums.rid import space_of
 from ums.settings import MemorySettings
-
-
-class HandClock:
-    """A clock that is moved by hand."""
-
-    def __init__(self) -> None:
-        self.time = 1_700_000_000.0
-
-    def now(self) -> float:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time
 
 
 class GatedEmbedder(LocalEmbedder):
@@ -68,7 +56,7 @@ class World:
     """A memory with what it stands on."""
 
     def __init__(self, embedder: Any = None, **settings: Any) -> None:
-        self.clock = HandClock()
+        self.clock = HandClock(1_700_000_000.0)
         self.store = MemoryStore()
         self.indexes = MemoryIndexes()
         self.embedder = embedder or LocalEmbedder("hash:64")

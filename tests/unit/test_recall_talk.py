@@ -13,6 +13,7 @@ from drivers.indexes import MemoryIndexes
 from drivers.store.memory import MemoryStore
 from syscalls.calls.mem import Search
 from syscalls.shapes import Hit, Note, Parts
+from tests.clock import HandClock
 from ums.memory import Memory
 from ums.recall.question import Question
 from ums.recall.search import Recall
@@ -22,16 +23,6 @@ from ums.settings import MemorySettings, weighted
 
 MAY = 1_683_504_000.0
 """8 May 2023."""
-
-
-class HandClock:
-    """A clock that stands still."""
-
-    def now(self) -> float:
-        return 1_700_000_000.0
-
-    def monotonic(self) -> float:
-        return 0.0
 
 
 async def inline(work: Any) -> Any:
@@ -49,7 +40,7 @@ class World:
             self.store,
             MemoryIndexes(),
             LocalEmbedder("hash:64"),
-            HandClock(),
+            HandClock(1_700_000_000.0),
             Random(1),
             inline,
             lambda *_: None,

@@ -18,19 +18,10 @@ from drivers.vectors.part import Part
 from syscalls.calls.mem import Hits, Search
 from syscalls.errors import EIO
 from syscalls.shapes import Level, Note
+from tests.clock import HandClock
 from ums.follower import PAGE_BYTES, read_page
 from ums.memory import Memory
 from ums.settings import MemorySettings
-
-
-class HandClock:
-    """A clock that stands still."""
-
-    def now(self) -> float:
-        return 1_700_000_000.0
-
-    def monotonic(self) -> float:
-        return 0.0
 
 
 class Threads:
@@ -77,7 +68,7 @@ class World:
             self.store,
             self.indexes,
             embedder,
-            HandClock(),
+            HandClock(1_700_000_000.0),
             Random(1),
             Threads(),
             self.log,

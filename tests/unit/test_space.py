@@ -11,23 +11,11 @@ from drivers.store.memory import MemoryStore
 from syscalls.calls.mem import Update
 from syscalls.errors import ECONFLICT, EDQUOT, EEXIST, EINVAL, EIO, ENOENT
 from syscalls.shapes import Note
+from tests.clock import HandClock
 from ums.rid import MAX_SPACE, RidMaker, to_text
 from ums.sharing import Sharing
 from ums.space import Space
 from ums.spaces import Spaces
-
-
-class HandClock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.time = 1_000_000.0
-
-    def now(self) -> float:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time
 
 
 def note(content: str = "text", **fields: Any) -> Note:

@@ -10,7 +10,7 @@ from syscalls.calls.capsule import Export, Exported, Import, Imported, Redact
 from syscalls.calls.proc import Spawn
 from syscalls.errors import ECONFLICT, EINVAL, ENOENT
 from userland.client import BlockingClient
-from userland.context import Context, here, reference
+from userland.context import Context, here, reference, space_argument
 from userland.documents.original import Fresh, download, name_of, upload
 from userland.documents.progress import Bar, bar
 from userland.documents.sync import Options, Outcome, Sync
@@ -39,7 +39,7 @@ def mem_ingest_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _document_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--space", help="another space, by number or name")
+    space_argument(parser)
     parser.add_argument("--largest", type=int, default=Rules().largest, metavar="BYTES")
     parser.add_argument("--hidden", action="store_true", help="also what begins with a dot")
     parser.add_argument("--no-original", action="store_true", help="keep the text only")
@@ -131,7 +131,7 @@ def mem_original(context: Context, options: argparse.Namespace) -> int:
 
 def mem_export_arguments(parser: argparse.ArgumentParser) -> None:
     """What, and where to."""
-    parser.add_argument("--space", help="another space, by number or name")
+    space_argument(parser)
     parser.add_argument(
         "--redact",
         action="append",

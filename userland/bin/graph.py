@@ -4,17 +4,9 @@ import argparse
 
 from syscalls.calls import mem
 from syscalls.shapes import Record
-from userland.context import Context, reference
+from userland.context import Context, space_argument, space_of
 from userland.dates import add_times, moment, shown
 from userland.screen import short
-
-
-def _space_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--space", help="another space, by number or name")
-
-
-def _space(options: argparse.Namespace) -> int | str | None:
-    return None if options.space is None else reference(options.space)
 
 
 def graph_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +17,7 @@ def graph_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", "--limit", type=int, default=100, help="most edges")
     parser.add_argument("--deadline", type=float, metavar="S", help="wait while it is built")
     add_times(parser)
-    _space_argument(parser)
+    space_argument(parser)
     parser.add_argument("entity", help="any of its names")
     parser.add_argument("to", nargs="?", help="show the shortest paths to this one")
 
@@ -41,7 +33,7 @@ def graph(context: Context, options: argparse.Namespace) -> int:
         known_at=options.known_at,
         mentions=options.mentions,
         limit=options.limit,
-        space=_space(options),
+        space=space_of(options),
         deadline=options.deadline,
     )
     found: mem.Graph = context.memory().call(call)
@@ -76,7 +68,7 @@ def facts_arguments(parser: argparse.ArgumentParser) -> None:
     """The fields of mem.facts."""
     parser.add_argument("-a", "--all", action="store_true", help="superseded and ended ones too")
     add_times(parser)
-    _space_argument(parser)
+    space_argument(parser)
     parser.add_argument("entity", help="any of its names")
     parser.add_argument("relation", nargs="?", default="", help="only these")
 
@@ -89,7 +81,7 @@ def facts(context: Context, options: argparse.Namespace) -> int:
         as_of=options.as_of,
         known_at=options.known_at,
         all=options.all,
-        space=_space(options),
+        space=space_of(options),
     )
     found: mem.Records = context.memory().call(call)
     context.table(
@@ -114,7 +106,7 @@ def mem_link_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", dest="valid_to", type=moment, metavar="DATE")
     parser.add_argument("--source", action="append", metavar="RID", help="repeat for more")
     parser.add_argument("--one", action="store_true", help="one object at a time: supersede")
-    _space_argument(parser)
+    space_argument(parser)
     parser.add_argument("subject")
     parser.add_argument("relation", help="such as works_at; also_known_as for another name")
     parser.add_argument("object")
@@ -130,7 +122,7 @@ def mem_link(context: Context, options: argparse.Namespace) -> int:
         valid_to=options.valid_to,
         sources=options.source or [],
         functional=True if options.one else None,
-        space=_space(options),
+        space=space_of(options),
     )
     written: mem.Written = context.memory().call(call)
     context.value(written, f"{written.rid} version {written.version}")

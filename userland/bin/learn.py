@@ -3,7 +3,7 @@
 import argparse
 
 from syscalls.calls import learn
-from userland.context import Context, reference
+from userland.context import Context, space_argument, space_of
 from userland.screen import short
 
 
@@ -15,7 +15,7 @@ def mem_consolidate_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-model", action="store_true", help="only what is said in so many words"
     )
     parser.add_argument("--refused", action="store_true", help="also what was refused, and why")
-    parser.add_argument("--space", help="another space, by number or name")
+    space_argument(parser)
 
 
 def mem_consolidate(context: Context, options: argparse.Namespace) -> int:
@@ -24,7 +24,7 @@ def mem_consolidate(context: Context, options: argparse.Namespace) -> int:
         dry_run=options.dry_run,
         budget=options.budget,
         model=not options.no_model,
-        space=None if options.space is None else reference(options.space),
+        space=space_of(options),
     )
     done: learn.Consolidated = context.memory().call(call)
     rows: list[list[object]] = [

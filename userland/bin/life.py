@@ -5,30 +5,24 @@ rid, or with the number of the run.
 """
 
 import argparse
-import re
 
 from syscalls.calls import life, mem
-from userland.context import Context, reference
+from userland.context import Context, is_rid, space_argument, space_of
 from userland.reasons import show_reasons
 from userland.screen import clock, short
 
-_RID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 TASKS = ("merge", "cool", "archive", "forget")
 
 
-def _space(options: argparse.Namespace) -> int | str | None:
-    return None if options.space is None else reference(options.space)
-
-
 def _what_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--space", help="another space, by number or name")
+    space_argument(parser)
     parser.add_argument("what", nargs="+", metavar="RID|WORDS", help="a rid, or words in it")
 
 
 def _named(options: argparse.Namespace) -> tuple[str | None, str | None]:
     """Rid and query of what was typed; one of them is None."""
     text = " ".join(options.what)
-    return (text, None) if _RID.fullmatch(text) else (None, text)
+    return (text, None) if is_rid(text) else (None, text)
 
 
 def mem_pin_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,10 +33,14 @@ def mem_pin_arguments(parser: argparse.ArgumentParser) -> None:
 def mem_pin(context: Context, options: argparse.Namespace) -> int:
     """Keep records from being archived and forgotten."""
     rid, query = _named(options)
-    call = mem.Pin(rid=rid, query=query, space=_space(options))
+    call = mem.Pin(rid=rid, query=query, space=space_of(options))
+    return _show(context, call, "pinned", "nothing was pinned")
+
+
+def _show(context: Context, call: mem.Pin | mem.Unpin, done: str, nothing: str) -> int:
     found: mem.Records = context.memory().call(call)
-    lines = [f"pinned {one.rid}  {short(one.content)}" for one in found.records]
-    context.value(found, "\n".join(lines) or "nothing was pinned")
+    lines = [f"{done} {one.rid}  {short(one.content)}" for one in found.records]
+    context.value(found, "\n".join(lines) or nothing)
     return 0
 
 
@@ -54,11 +52,8 @@ def mem_unpin_arguments(parser: argparse.ArgumentParser) -> None:
 def mem_unpin(context: Context, options: argparse.Namespace) -> int:
     """Undo a pin."""
     rid, query = _named(options)
-    call = mem.Unpin(rid=rid, query=query, space=_space(options))
-    found: mem.Records = context.memory().call(call)
-    lines = [f"unpinned {one.rid}  {short(one.content)}" for one in found.records]
-    context.value(found, "\n".join(lines) or "none of these was pinned")
-    return 0
+    call = mem.Unpin(rid=rid, query=query, space=space_of(options))
+    return _show(context, call, "unpinned", "none of these was pinned")
 
 
 def mem_forget_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +65,7 @@ def mem_forget_arguments(parser: argparse.ArgumentParser) -> None:
 def mem_forget(context: Context, options: argparse.Namespace) -> int:
     """Erase records; `mem undo` brings them back for a while."""
     rid, query = _named(options)
-    call = mem.Forget(rid=rid, query=query, dry_run=options.dry_run, space=_space(options))
+    call = mem.Forget(rid=rid, query=query, dry_run=options.dry_run, space=space_of(options))
     found: mem.Forgotten = context.memory().call(call)
     verb = "would forget" if options.dry_run else "forgotten:"
     lines = [f"{verb} {one}" for one in found.rids]
@@ -84,33 +79,33 @@ def mem_forget(context: Context, options: argparse.Namespace) -> int:
 def mem_archive_arguments(parser: argparse.ArgumentParser) -> None:
     """Which, and which way."""
     parser.add_argument("--restore", action="store_true", help="have it back")
-    parser.add_argument("--space", help="another space, by number or name")
+    space_argument(parser)
     parser.add_argument("rid")
 
 
 def mem_archive(context: Context, options: argparse.Namespace) -> int:
     """Compress a record and take it out of the indexes, or have it back."""
-    call = life.Archive(rid=options.rid, restore=options.restore, space=_space(options))
+    call = life.Archive(rid=options.rid, restore=options.restore, space=space_of(options))
     _show_acts(context, context.memory().call(call))
     return 0
 
 
 def mem_undo_arguments(parser: argparse.ArgumentParser) -> None:
     """Of what."""
-    parser.add_argument("--space", help="another space, by number or name")
+    space_argument(parser)
     parser.add_argument("what", metavar="RID|RUN", help="a record, or the number of a run")
 
 
 def mem_undo(context: Context, options: argparse.Namespace) -> int:
     """Take the last pin, merge, archive or forget back."""
-    is_rid = _RID.fullmatch(options.what) is not None
-    if not is_rid and not options.what.isdigit():
+    by_rid = is_rid(options.what)
+    if not by_rid and not options.what.isdigit():
         context.screen.problem(f"{options.what!r} is neither a rid nor the number of a run")
         return 2
     call = life.Undo(
-        rid=options.what if is_rid else None,
-        action=None if is_rid else int(options.what),
-        space=_space(options),
+        rid=options.what if by_rid else None,
+        action=None if by_rid else int(options.what),
+        space=space_of(options),
     )
     _show_acts(context, context.memory().call(call))
     return 0
@@ -128,7 +123,7 @@ def mem_tidy_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", action="append", choices=TASKS, help="repeat for more")
     parser.add_argument("--records", type=int, default=20_000, help="most records looked at")
     parser.add_argument("--seconds", type=float, default=60.0, help="most time it may take")
-    parser.add_argument("--space", help="another space, by number or name")
+    space_argument(parser)
 
 
 def mem_tidy(context: Context, options: argparse.Namespace) -> int:
@@ -139,7 +134,7 @@ def mem_tidy(context: Context, options: argparse.Namespace) -> int:
         dry_run=options.dry_run,
         records=options.records,
         seconds=options.seconds,
-        space=_space(options),
+        space=space_of(options),
     )
     done: life.Tidied = context.memory().call(call)
     rows: list[list[object]] = [[act.event, act.rid, short(act.why)] for act in done.acts]
@@ -153,7 +148,7 @@ def mem_tidy(context: Context, options: argparse.Namespace) -> int:
 
 def mem_why_arguments(parser: argparse.ArgumentParser) -> None:
     """Of what."""
-    parser.add_argument("--space", help="another space, by number or name")
+    space_argument(parser)
     parser.add_argument(
         "what",
         nargs="*",
@@ -166,10 +161,10 @@ def mem_why(context: Context, options: argparse.Namespace) -> int:
     """What became of a record and why; or why a query finds what it finds."""
     rid, query = _named(options) if options.what else (None, None)
     if query is not None:
-        search = mem.Search(query=query, explain=True, space=_space(options))
+        search = mem.Search(query=query, explain=True, space=space_of(options))
         show_reasons(context, context.memory().call(search), query)
         return 0
-    told: life.Story = context.memory().call(life.Why(rid=rid, space=_space(options)))
+    told: life.Story = context.memory().call(life.Why(rid=rid, space=space_of(options)))
     rows: list[list[object]] = [[clock(line.at), line.said] for line in told.lines]
     context.table(told, ["at", "what happened"], rows)
     if rid is not None and not context.json:

@@ -5,7 +5,6 @@ unless ``--space`` names another; in a shell they work in the shell's space.
 """
 
 import argparse
-import re
 
 import msgspec
 
@@ -14,20 +13,11 @@ from syscalls.calls.sys import Session
 from syscalls.errors import ENOENT
 from syscalls.shapes import Filter, Record, SpaceInfo
 from userland.client import BlockingClient
-from userland.context import Context, reference, text_or_stdin
+from userland.context import Context, is_rid, reference, space_argument, space_of, text_or_stdin
 from userland.dates import add_times
 from userland.screen import clock, short, size
 
 SEGMENTS = ("working", "episodic", "semantic", "procedural")
-_RID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
-
-
-def _space(options: argparse.Namespace) -> int | str | None:
-    return None if options.space is None else reference(options.space)
-
-
-def _space_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--space", help="another space, by number or name")
 
 
 def _meta(text: str) -> dict[str, object]:
@@ -47,7 +37,7 @@ def mem_write_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-s", "--segment", choices=SEGMENTS, default="semantic")
     parser.add_argument("--key", default="", help="a name; the same key again adds a version")
     parser.add_argument("--idempotency", default="", help="the same word again writes nothing")
-    _space_argument(parser)
+    space_argument(parser)
     parser.add_argument("content", nargs="+", help="the text; - reads the standard input")
 
 
@@ -73,7 +63,7 @@ def mem_write(context: Context, options: argparse.Namespace) -> int:
         importance=0.5 if options.importance is None else options.importance,
         ttl=options.ttl,
         idempotency=options.idempotency,
-        space=_space(options),
+        space=space_of(options),
     )
     written = _written(context, call)
     context.value(written, f"{written.rid} version {written.version}")
@@ -143,7 +133,7 @@ def mem_search_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--explain", action="store_true", help="what each signal contributed")
     parser.add_argument("--deadline", type=float, metavar="S", help="wait for the embedder")
     add_times(parser)
-    _space_argument(parser)
+    space_argument(parser)
     parser.add_argument("query", nargs="+")
 
 
@@ -158,7 +148,7 @@ def mem_search(context: Context, options: argparse.Namespace) -> int:
         k=options.k,
         filter=narrow,
         explain=options.explain,
-        space=_space(options),
+        space=space_of(options),
         deadline=options.deadline,
         as_of=options.as_of,
         known_at=options.known_at,
@@ -189,20 +179,20 @@ def mem_read_arguments(parser: argparse.ArgumentParser) -> None:
     """By rid or key."""
     parser.add_argument("--version", type=int, help="an older version")
     add_times(parser)
-    _space_argument(parser)
+    space_argument(parser)
     parser.add_argument("record", help="rid or key")
 
 
 def mem_read(context: Context, options: argparse.Namespace) -> int:
     """Read one record, in full."""
-    is_rid = _RID.fullmatch(options.record) is not None
+    by_rid = is_rid(options.record)
     call = mem.Read(
-        rid=options.record if is_rid else None,
-        key=None if is_rid else options.record,
+        rid=options.record if by_rid else None,
+        key=None if by_rid else options.record,
         version=options.version,
         as_of=options.as_of,
         known_at=options.known_at,
-        space=_space(options),
+        space=space_of(options),
     )
     records: list[Record] = context.memory().call(call).records
     if context.json:
@@ -229,7 +219,7 @@ def mem_list_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-s", "--segment", choices=SEGMENTS)
     parser.add_argument("--before", metavar="RID", help="continue a list")
     add_times(parser)
-    _space_argument(parser)
+    space_argument(parser)
 
 
 def mem_list(context: Context, options: argparse.Namespace) -> int:
@@ -240,7 +230,7 @@ def mem_list(context: Context, options: argparse.Namespace) -> int:
         before=options.before,
         as_of=options.as_of,
         known_at=options.known_at,
-        space=_space(options),
+        space=space_of(options),
     )
     show_records(context, context.memory().call(call))
     return 0
@@ -288,13 +278,13 @@ def mem_history(context: Context, options: argparse.Namespace) -> int:
 
 def mem_snapshot_arguments(parser: argparse.ArgumentParser) -> None:
     """Of which, under what name."""
-    _space_argument(parser)
+    space_argument(parser)
     parser.add_argument("name", nargs="?", default="", help="a name for it")
 
 
 def mem_snapshot(context: Context, options: argparse.Namespace) -> int:
     """Keep a space as it is now."""
-    call = mem.Snapshot(name=options.name, space=_space(options))
+    call = mem.Snapshot(name=options.name, space=space_of(options))
     made: mem.Snapshotted = context.memory().call(call)
     context.value(made, f"space {made.space} {options.name}".rstrip())
     return 0
@@ -324,13 +314,13 @@ def audit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rid", help="only about this record")
     parser.add_argument("-n", "--limit", type=int, default=100)
     parser.add_argument("--before", type=int, metavar="LINE", help="continue a list")
-    _space_argument(parser)
+    space_argument(parser)
 
 
 def audit(context: Context, options: argparse.Namespace) -> int:
     """Who used a space that is not his own."""
     call = mem.Audit(
-        space=_space(options),
+        space=space_of(options),
         by=options.by,
         rid=options.rid,
         limit=options.limit,
@@ -358,7 +348,7 @@ def mem_share_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", help="only records of a kind")
     parser.add_argument("--tag", action="append", metavar="TAG", help="only records with a tag")
     parser.add_argument("--ttl", type=float, metavar="S", help="ends by itself after so long")
-    _space_argument(parser)
+    space_argument(parser)
     parser.add_argument("to", help="APID or name")
 
 
@@ -370,7 +360,7 @@ def mem_share(context: Context, options: argparse.Namespace) -> int:
     call = mem.Share(
         to=reference(options.to),
         access="write" if options.write else "read",
-        space=_space(options),
+        space=space_of(options),
         rid=options.rid,
         filter=narrow,
         ttl=options.ttl,
@@ -389,13 +379,13 @@ def mem_share(context: Context, options: argparse.Namespace) -> int:
 def mem_revoke_arguments(parser: argparse.ArgumentParser) -> None:
     """From whom."""
     parser.add_argument("--grant", type=int, metavar="N", help="only this one of several")
-    _space_argument(parser)
+    space_argument(parser)
     parser.add_argument("to", help="APID or name")
 
 
 def mem_revoke(context: Context, options: argparse.Namespace) -> int:
     """Take a share back."""
-    call = mem.Revoke(to=reference(options.to), space=_space(options), grant=options.grant)
+    call = mem.Revoke(to=reference(options.to), space=space_of(options), grant=options.grant)
     context.memory().call(call)
     context.value({"revoked": options.to}, f"{options.to} may no longer")
     return 0
@@ -426,12 +416,12 @@ def mem_context(context: Context, options: argparse.Namespace) -> int:
 
 def mem_stat_arguments(parser: argparse.ArgumentParser) -> None:
     """Of which."""
-    _space_argument(parser)
+    space_argument(parser)
 
 
 def mem_stat(context: Context, options: argparse.Namespace) -> int:
     """What a space holds."""
-    found: SpaceInfo = context.memory().call(mem.Stat(space=_space(options)))
+    found: SpaceInfo = context.memory().call(mem.Stat(space=space_of(options)))
     segments = ", ".join(f"{name} {count}" for name, count in found.by_segment.items())
     indexes = ", ".join(f"{name} {at}/{found.seq}" for name, at in found.indexed.items())
     grants = ", ".join(f"{grant.apid} {grant.access}" for grant in found.grants)

@@ -5,7 +5,7 @@ from typing import Any
 
 from syscalls.calls.proc import Info, ListCall, OutputCall, Processes, SignalCall, Spawn, Wait
 from syscalls.shapes import Exit, ProcessInfo, Quota
-from userland.context import Context, here, reference
+from userland.context import Context, here, reference, space_of
 from userland.foreground import attend, missing
 from userland.screen import clock, short, size
 
@@ -48,7 +48,7 @@ def start(context: Context, options: argparse.Namespace) -> int:
         quota=Quota(memory=options.memory) if options.memory else None,
         nice=options.nice,
         restart=options.restart,
-        space=None if options.space is None else reference(options.space),
+        space=space_of(options),
         cwd=here(),
     )
     return int(context.client.call(call).apid)
