@@ -35,7 +35,7 @@ _LEVELS: dict[str, Level] = {
 }
 
 
-def _environment(model: str) -> dict[str, str]:
+def environment_for(model: str) -> dict[str, str]:
     """What a host sees: ours, and what keeps its libraries quiet, idle and offline."""
     environment = dict(os.environ)
     root = str(Path(__file__).resolve().parent.parent)
@@ -69,7 +69,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env=_environment(spec.model),
+            env=environment_for(spec.model),
             start_new_session=True,
         )
         self.pid = self._process.pid

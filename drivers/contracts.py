@@ -15,7 +15,7 @@ stale or damaged: then it opens at an earlier position, or at 0, and is fed agai
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -67,6 +67,7 @@ Bucket = Literal[
     "mail",
     "whiteouts",
     "blobs",
+    "prefixes",
 ]
 """The named maps of a store. Keys are 1 to 500 bytes and ordered bytewise."""
 
@@ -447,6 +448,8 @@ class Piece(msgspec.Struct, omit_defaults=True):
     text: str = ""
     finish: str = ""
     usage: Usage | None = None
+    tokens: int = 0
+    """Of the completion, in this piece; 0 in the last one, and where the engine cannot say."""
 
 
 class LLMInfo(msgspec.Struct, frozen=True):
@@ -461,6 +464,12 @@ class LLMInfo(msgspec.Struct, frozen=True):
     """Why this engine, where ``auto`` chose it."""
     sees: bool = False
     """Whether messages may have pictures."""
+    slots: int = 0
+    """Generations that it does well at once; 0 where it does not say."""
+    kv_tokens: int = 0
+    """Tokens whose keys and values it has room for; 0 where it does not say."""
+    suspends: bool = False
+    """Whether generations can be suspended."""
 
 
 class LLM(Protocol):
@@ -489,3 +498,14 @@ class LLM(Protocol):
 
     def statistics(self) -> msgspec.Struct:
         """Figures for ``/proc`` and metrics."""
+
+
+@runtime_checkable
+class Suspends(Protocol):
+    """A language model whose generations can be suspended; ``LLMInfo.suspends`` says so."""
+
+    def suspend(self, request: GenerateRequest, *, on: bool) -> None:
+        """Have the generation of this very request stand still, or (off) go on where it was.
+
+        Never waits. A piece that is on its way still comes. Closing it works as ever.
+        """

@@ -9,7 +9,7 @@ cancelled ones are let go, so the length of a step is the latency of everything 
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 from msgspec import Raw
@@ -99,3 +99,11 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Write what must not be lost."""
+
+
+@runtime_checkable
+class Suspending(Protocol):
+    """An engine whose jobs can stand still for a while."""
+
+    def suspend(self, job: Job, *, on: bool) -> None:
+        """Give it no more steps, or (off) go on where it was. It can be cancelled meanwhile."""

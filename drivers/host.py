@@ -30,7 +30,7 @@ from functools import partial
 import msgspec
 import zmq
 
-from drivers.engine import Engine, Job
+from drivers.engine import Engine, Job, Suspending
 from drivers.port import BrokenLink, Port, connect
 from drivers.protocol import (
     Birth,
@@ -45,6 +45,7 @@ from drivers.protocol import (
     Pong,
     Progress,
     Stop,
+    Suspend,
     pack,
 )
 from syscalls.errors import EINVAL, EngramError
@@ -163,6 +164,9 @@ class Server:
             case Credit(seq, more):
                 if (waiting := self._jobs.get(seq)) is not None:
                     self._commands.put(partial(_grant, waiting, more))
+            case Suspend(seq, on):
+                if (waiting := self._jobs.get(seq)) is not None:
+                    self._commands.put(partial(_suspend, waiting, on))
             case Stop():
                 self._commands.put(None)
                 return True
@@ -212,6 +216,11 @@ def _begin(job: Job, engine: Engine) -> None:
 def _cancel(job: Job, engine: Engine) -> None:
     if not job.finished:
         engine.cancel(job)
+
+
+def _suspend(job: Job, on: bool, engine: Engine) -> None:
+    if not job.finished and isinstance(engine, Suspending):
+        engine.suspend(job, on=on)
 
 
 def _grant(job: Job, more: int, _engine: Engine) -> None:

@@ -27,6 +27,7 @@ from drivers.protocol import (
     Ping,
     Pong,
     Progress,
+    Suspend,
     pack,
 )
 from syscalls.errors import EngramError, from_value
@@ -73,6 +74,11 @@ class Exchange:
         """Cancel the call if it has not ended. To be called in any case; never waits."""
         if self._end is None:
             self._life.cancel(self._seq)
+
+    def suspend(self, *, on: bool) -> None:
+        """Have the host's work on it stand still, or go on. Never waits."""
+        if self._end is None:
+            self._life.suspend(self._seq, on=on)
 
     def chunk(self, value: Raw) -> None:
         """Take a chunk from the host."""
@@ -134,6 +140,11 @@ class Life:
         """Allow the host more chunks."""
         if seq in self._exchanges and not self._over:
             self._post(Credit(seq, more))
+
+    def suspend(self, seq: int, *, on: bool) -> None:
+        """Tell the host to let a call stand still, or go on."""
+        if seq in self._exchanges and not self._over:
+            self._post(Suspend(seq, on))
 
     async def beat(self, interval: float, misses: int) -> str:
         """Ping until ``misses`` pings in a row went unanswered; the reason to give it up.

@@ -7,6 +7,7 @@
       |                 <── Chunk              at most as many as it has credit for
       |  Credit ──>                            room for more chunks
       |  Cancel ──>                            the answer still comes, once
+      |  Suspend ──>                           a call stands still, or goes on
       |                 <── Done | Failed      exactly one for each call
       |  Ping ──>       <── Pong               also while it loads or computes
       |  Stop ──>                              finish and exit
@@ -88,6 +89,13 @@ class Credit(Frame):
     more: int
 
 
+class Suspend(Frame):
+    """Work on this call stands still (``on``), or goes on, where the engine can do that."""
+
+    seq: int
+    on: bool
+
+
 class Ping(Frame):
     """Are you there?"""
 
@@ -104,7 +112,9 @@ class Stop(Frame):
     """Finish what must not be lost, and exit."""
 
 
-Message = Hello | Progress | Call | Chunk | Done | Failed | Cancel | Credit | Ping | Pong | Stop
+Message = (
+    Hello | Progress | Call | Chunk | Done | Failed | Cancel | Credit | Suspend | Ping | Pong | Stop
+)
 
 
 class EngineSpec(msgspec.Struct, frozen=True):

@@ -182,7 +182,15 @@ async def real_machine(
                 run_dir=run_dir,
                 log=log,
                 clock=clock,
-                options={"key": key, "sees": settings.model_sees},
+                options={
+                    "key": key,
+                    "sees": settings.model_sees,
+                    "adapters": settings.adapters,
+                    "adapter_rank": settings.adapter_rank,
+                    "kv_dir": str(data / "kv"),
+                    "kv_ram": settings.kv_ram,
+                    "kv_disk": settings.kv_disk,
+                },
             )
             nano = make_nano(settings, log, clock)
             spawner = Launcher(zygote, settings.runtime, settings.data)
@@ -217,7 +225,10 @@ def make_nano(settings: Settings, log: Log, clock: Clock) -> Sleeper | NoLLM:
     weights = nano_weights() if settings.mind == "nano" else None
     if weights is None:
         return NoLLM()
-    options = {"prefix_bytes": 1 << 20}  # its prompts have nothing in common to keep
+    options = {
+        "prefix_bytes": 1 << 20,  # its prompts have nothing in common to keep
+        "adapters": settings.adapters,
+    }
     spec = EngineSpec("llm", "transformers", str(weights), options)
     host = Host("nano", spec, run_dir=Path(settings.data) / "run", log=log, clock=clock)
     return Sleeper(HostedLLM(host))
@@ -232,11 +243,13 @@ async def booted(settings: Settings, machine: Machine, log: Log) -> AsyncIterato
     async with trio.open_nursery() as nursery:
         await nursery.start(kernel.processes.run)
         await nursery.start(kernel.memory.run)
-        await nursery.start(kernel.run_alarms)
+        await nursery.start(kernel.run_background)
+        await nursery.start(kernel.alarms.run)
         await nursery.start(kernel.nurse.run)
         await nursery.start(kernel.tools.run)
         if settings.policy == "model":
             await nursery.start(kernel.judge.run)
+        nursery.start_soon(_supervise, kernel)
         nursery.start_soon(_at_leisure, kernel)
         try:
             yield kernel
@@ -248,10 +261,23 @@ async def booted(settings: Settings, machine: Machine, log: Log) -> AsyncIterato
         await kernel.memory.aclose()
 
 
+async def _supervise(kernel: Kernel) -> None:
+    """Run init's tree from when there is one, or somebody asks for it."""
+    from kernel.identities import Identities
+
+    if not kernel.settings.init_file() and not Identities(kernel.machine.store).any():
+        await kernel.supervised.wait()
+    await kernel.supervision.run()
+
+
 async def _at_leisure(kernel: Kernel) -> None:
     """What no call waits for: it is not even loaded before the first calls are served."""
     await trio.sleep(LEISURE)
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(kernel.schedulers.run)
+        nursery.start_soon(kernel.pins.keeping.run)
+        if kernel.trained:
+            nursery.start_soon(kernel.training.run)
         if kernel.settings.tidy_every:
             nursery.start_soon(kernel.tidier.run, kernel.settings.tidy_every)
         if kernel.settings.consolidate_every:

@@ -180,6 +180,8 @@ class Connection:
             return None
         began = kernel.clock.monotonic()
         process.calls += 1
+        if process.calls == 1 and process.supervisor:
+            kernel.supervision.called(process)
         handler: Handler | None = None
         try:
             if seq < 1 or seq in self._running:
@@ -262,14 +264,15 @@ class Connection:
             code, value = error.number, encode(error.to_value())
             self._answer(request.seq, code, value)
         self._errors += code > 0
+        took = clock.monotonic() - began
         self._kernel.trace.record(
             self.process.apid,
             request.number,
             request.arguments,
             value,
             code == wire.DONE,
-            clock.now(),
-            (clock.monotonic() - began) * 1e6,
+            clock.now() - took,
+            took * 1e6,
         )
 
     def _fail(

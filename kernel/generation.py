@@ -1,6 +1,6 @@
 """The one way of a generation: what a process has attached, the engine, what came of it.
 
-    request ── salt, attached prefix, adapter ──> engine ── pieces ──> caller
+    request ── salt, attached prefix, adapter ──> scheduler ──> engine ── pieces ──> caller
 
 Everything that a process has the model do goes through here, the programs of the mind included,
 so what is attached to it, counted for it and due to it is the same wherever it asks.
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from typing import TYPE_CHECKING
+
+import trio
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -35,11 +37,30 @@ async def generate(
 ) -> AsyncGenerator[Piece, None]:
     """Pieces of a text, as ``LLM.generate`` gives them, for ``caller``.
 
-    ``engine`` is the attached model where it is not said. Raises what the engine raises.
+    ``engine`` is the attached model where it is not said. When it goes to the engine the
+    scheduler decides. Raises EAGAIN (too many wait for it already), ETIME (it cannot be done by
+    the deadline of the caller's scope), and what the engine raises.
     """
     request.owner = caller.apid
     own = salt_of(caller)
     request.salt = f"{request.salt}/{own}" if request.salt else own
-    async with aclosing((engine or kernel.llm).generate(request)) as pieces:
-        async for piece in pieces:
-            yield piece
+    own_words = engine is None  # the mind's programs have a prompt of their own
+    engine = engine or kernel.llm
+    await kernel.adapters.apply(caller, request, engine)
+    pins = kernel.pins if engine is kernel.llm else None
+    begun = None if pins is None else pins.begin(caller, request, attach=own_words)
+    if engine.info is None:
+        await engine.ready()  # how much it takes is known then
+    patience = trio.current_effective_deadline() - trio.current_time()
+    if patience <= 0:
+        await trio.lowlevel.checkpoint()  # cancelled, or about to be
+    with kernel.schedulers.of(engine).ask(caller, request, patience) as ticket:
+        if ticket.state != "running":
+            await ticket.admitted()
+        async with aclosing(engine.generate(request)) as pieces:
+            async for piece in pieces:
+                await ticket.took(piece)
+                if begun is not None and piece.usage is not None:
+                    kernel.pins.done(begun, piece.usage)
+                yield piece
+                ticket.read()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,18 +13,20 @@ import trio
 import kernel.handlers  # noqa: F401 - fills the table of handlers
 from drivers.contracts import Batch
 from kernel import trap
+from kernel.alarms import Alarms
 from kernel.generation import generate as generated
 from kernel.nurse import Nurse
 from kernel.sessions import Sessions
+from kernel.ties import Ties
 from kernel.tools import Tools
 from kernel.trace import Trace
+from procs.links import cause_of
 from procs.mailbox import Mailboxes
 from procs.process import Born
 from procs.table import ProcessTable
 from procs.topics import Topics
 from syscalls.calls import ipc
 from syscalls.capability import ALL, compiled
-from syscalls.errors import EAGAIN
 from syscalls.shapes import DriverInfo, Exit, Message, ProcessInfo, Quota
 from syscalls.table import TABLE
 from ums.memory import Memory
@@ -31,23 +34,30 @@ from ums.settings import MemorySettings, weighted
 from ums.traces import Traces
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
+    from kernel.adapters import Adapters
     from kernel.connection import Connection
+    from kernel.init import Init
     from kernel.log import Log
     from kernel.machine import Machine
     from kernel.mind.loop import Mind
     from kernel.mind.miner import Miner
     from kernel.mind.policy import Judge, Policy
+    from kernel.prefixes import Pins
+    from kernel.schedulers import Schedulers
     from kernel.settings import Settings
     from kernel.study import Student
     from kernel.tidy import Tidier
+    from kernel.training import Training
     from procs.process import Process
     from syscalls.shapes import Record
     from syscalls.table import Call
 
 BOOT = b"boot"
 PAGE = os.sysconf("SC_PAGE_SIZE")
+ADAPTERS = (b"lora/version/", b"lora/version0")
+"""Between these keys is the table of adapters; looked at without loading what is behind it."""
 
 
 class KernelStatistics(msgspec.Struct, frozen=True):
@@ -95,6 +105,8 @@ class Kernel:
             machine.former,
         )
         self.memory.cascade.remake = self._remake
+        self.memory.keeper.on_gone(self._unlearn)
+        self._background: trio.Nursery | None = None
         self.default_quota = Quota(
             memory=settings.agent_memory,
             files=settings.agent_files,
@@ -102,6 +114,7 @@ class Kernel:
             inflight=settings.inflight,
             mailbox=settings.mailbox,
             records=settings.agent_records,
+            kv=settings.agent_kv,
         )
         self.connections: dict[int, Connection] = {}
         self.nurse = Nurse(self)
@@ -110,7 +123,9 @@ class Kernel:
         self.sessions = Sessions(self)
         self.shutdown = trio.Event()
         self._space_lock = trio.Lock()
-        self._alarms: trio.Nursery | None = None
+        self.ties = Ties(self)
+        self.alarms = Alarms(self)
+        self.supervised = trio.Event()
         self.init: Process
 
     @classmethod
@@ -138,9 +153,19 @@ class Kernel:
 
     async def stop_processes(self) -> None:
         """End every agent: TERM, the grace period, KILL; then every session."""
+        if self.supervised.is_set():
+            await self.supervision.stop()
         await self.nurse.stop()
         for process in self.processes.live():
             self.signal_session(process, "TERM")
+
+    @cached_property
+    def supervision(self) -> Init:
+        """What runs init's tree, and what was spawned to be started again."""
+        from kernel.init import Init
+
+        self.supervised.set()
+        return Init(self, self.settings.init_file())
 
     @cached_property
     def mind(self) -> Mind:
@@ -152,6 +177,23 @@ class Kernel:
         seat = seats(self.settings.mind, machine.nano, machine.llm)
         generate = partial(generated, self)
         return Mind(seat, self.act, self.processes, machine.clock, generate)
+
+    @cached_property
+    def schedulers(self) -> Schedulers:
+        """What decides whose generation a model works on."""
+        from kernel.scheduler import Limits
+        from kernel.schedulers import Schedulers
+
+        settings = self.settings
+        limits = Limits(settings.llm_slots, settings.llm_queue)
+        return Schedulers(self.clock, settings.scheduler, limits)
+
+    @cached_property
+    def pins(self) -> Pins:
+        """Activation memory: what is pinned, and attached to whom."""
+        from kernel.prefixes import Pins
+
+        return Pins(self)
 
     @cached_property
     def judge(self) -> Judge:
@@ -188,6 +230,43 @@ class Kernel:
 
         return Tidier(self.memory, lambda: self.policy, self.machine.offload, self.log)
 
+    @cached_property
+    def adapters(self) -> Adapters:
+        """What was learnt into parameters, and who uses it."""
+        from kernel.adapters import Adapters
+
+        return Adapters(self, Path(self.settings.data) / "lora")
+
+    @cached_property
+    def training(self) -> Training:
+        """The jobs that make adapters."""
+        from kernel.training import Training
+
+        return Training(self, self.adapters, self.machine.trainer())
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is a version of an adapter, or was."""
+        return bool(self.machine.store.scan("meta", *ADAPTERS, limit=1))
+
+    async def _unlearn(self, _space: int, rids: Sequence[str], event: str) -> None:
+        """Records have gone: so does what was learnt from them."""
+        if self.trained:
+            await self.adapters.gone(rids, event)
+
+    def start_soon(self, work: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
+        """Run something in the background until it is done, or the kernel stops."""
+        assert self._background is not None
+        self._background.start_soon(work, *arguments)
+
+    async def run_background(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Hold what runs in the background."""
+        async with trio.open_nursery() as self._background:
+            task_status.started()
+            await trio.sleep_forever()
+
     def _remake(self, old: Record, left: Sequence[Record]) -> str | None:
         """A summary some of whose sources are lost, made again of those that are left."""
         return self.policy.summary(left) if old.kind == "summary" else None
@@ -217,16 +296,24 @@ class Kernel:
             connection.cancel_calls()
         self.topics.leave(process.apid)
         self.tools.left(process.apid)
-        ended = Exit(process.apid, status, reason, value, self.clock.now())
+        if "schedulers" in self.__dict__:
+            self.schedulers.ended(process.apid)
+        cause = cause_of(status, reason, self.ties.links.felled_by(process.apid))
+        ended = Exit(process.apid, status, reason, value, self.clock.now(), cause)
         if process.kind != "session":
             self.log("debug", "proc", f"apid {process.apid} ({process.name}) ended: {reason}")
             await self.machine.store.commit(self.processes.record(process, ended))
         await self.withdraw(process.apid)
         self.processes.exit(process, ended)
+        await self.ties.ended(process)
+        await self.mailboxes.drop(process.apid)  # what came before it was known to have ended
 
     async def withdraw(self, apid: int) -> None:
         """Take back what a process that has ended was granted, and its mailbox."""
         self.memory.echoes.drop(apid)
+        self.memory.handed.drop(apid)
+        if "pins" in self.__dict__:  # it is not loaded for that
+            self.pins.left(apid)
         await self.memory.sharing.withdraw(apid)
         await self.mailboxes.drop(apid)
 
@@ -266,6 +353,8 @@ class Kernel:
             children=[child.apid for child in self.processes.children(process.apid)],
             rss=_resident(process.pid) if rss and state != "ZOMBIE" else 0,
             exit=process.exit,
+            supervisor=process.supervisor,
+            restarts=process.restarts,
         )
 
     async def own_space(self, process: Process) -> int:
@@ -334,29 +423,6 @@ class Kernel:
         """Messages that may wait for a process."""
         return process.quota.mailbox or self.settings.mailbox
 
-    def alarm(self, process: Process, after: float, text: str) -> None:
-        """Send the process a message of type ``alarm`` after some seconds."""
-        assert self._alarms is not None
-        self._alarms.start_soon(self._ring, process, after, text)
-
-    async def _ring(self, process: Process, after: float, text: str) -> None:
-        await trio.sleep(after)
-        if process.state == "ZOMBIE":
-            return
-        message = self.message(self.init, text, type="alarm")
-        try:
-            await self.mailboxes.send(process.apid, message, bound=self.mailbox_bound(process))
-        except EAGAIN:
-            self.log("warning", "alarm", f"the mailbox of apid {process.apid} is full: alarm lost")
-
-    async def run_alarms(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        """Hold the tasks of the alarms."""
-        async with trio.open_nursery() as self._alarms:
-            task_status.started()
-            await trio.sleep_forever()
-
     # --- figures
 
     def drivers(self) -> list[DriverInfo]:
@@ -396,11 +462,17 @@ class Kernel:
             "processes": self.processes.statistics(),
             "mailboxes": self.mailboxes.statistics(),
             "topics": self.topics.statistics(),
+            "ties": self.ties.statistics(),
+            "alarms": self.alarms.statistics(),
+            "init": self.supervision.statistics() if self.supervised.is_set() else {},
             "store": self.machine.store.statistics(),
             "memory": self.memory.statistics(),
             "embedder": self.embedder.statistics(),
             "llm": self.llm.statistics(),
             "nano": self.machine.nano.statistics(),
+            "llm_time": self.schedulers.figures(self.llm),
+            "nano_time": self.schedulers.figures(self.machine.nano),
+            "pins": self.pins.statistics(),
             "mind": self.mind.statistics(),
             "policy": self.judge.statistics(),
             "miner": self.miner.statistics(),

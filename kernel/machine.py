@@ -7,17 +7,16 @@ stores in memory, and the same kernel runs on it in one process.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import msgspec
 import trio
 
 from drivers.contracts import LLM, Clock, Embedder, GraphFactory, IndexFactory, Offload, Store
+from drivers.lora.contract import Trainer
 from procs.launcher import Spawner
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 T = TypeVar("T")
 
@@ -85,6 +84,12 @@ def _no_embedder() -> Embedder:
     return NoEmbedder()
 
 
+def _process_trainer() -> Trainer:
+    from drivers.lora.trainer import ProcessTrainer
+
+    return ProcessTrainer()
+
+
 class Machine(msgspec.Struct, frozen=True):
     """What a kernel is given."""
 
@@ -102,3 +107,5 @@ class Machine(msgspec.Struct, frozen=True):
     """The entity graphs; none is opened before somebody asks."""
     former: Embedder = msgspec.field(default_factory=_no_embedder)
     """The embedder used before, where there is one at hand."""
+    trainer: Callable[[], Trainer] = _process_trainer
+    """Makes what trains adapters, at the first training."""

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import trio
@@ -26,6 +26,8 @@ from syscalls.launch import Launch
 from syscalls.shapes import Quota, Signal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kernel.kernel import Kernel
     from procs.launcher import ChildProcess
     from procs.process import Process
@@ -37,7 +39,7 @@ AGENT_CAPS = frozenset(
         "lora.attach", "lora.detach", "lora.list",
         "proc.spawn", "proc.fork", "proc.exec", "proc.exit", "proc.wait", "proc.signal",
         "proc.info", "proc.list", "proc.nice", "proc.limit", "proc.link", "proc.monitor",
-        "proc.checkpoint", "sys.info", "sys.clock", "sys.alarm", "sys.trace",
+        "proc.checkpoint", "sys.info", "sys.clock", "sys.alarm", "sys.trace", "sys.ls", "sys.cat",
     }
 )  # fmt: skip
 """What an agent may do when its parent does not say: everything on what is its own."""
@@ -54,6 +56,15 @@ class Declared(msgspec.Struct):
     status: int
     value: Any
     reason: str
+
+
+class Incarnation(NamedTuple):
+    """What a process has from the one that it takes the place of."""
+
+    born: Callable[[Process], None]
+    """Called with the process when it has its number and nothing else."""
+    space: int = 0
+    """Number of its space; 0 for the one that the call asks for."""
 
 
 class Watched(msgspec.Struct):
@@ -94,7 +105,9 @@ class Nurse:
         for item in watched:
             await item.ended.wait()
 
-    async def spawn(self, parent: Process, call: proc.Spawn) -> int:
+    async def spawn(
+        self, parent: Process, call: proc.Spawn, incarnation: Incarnation | None = None
+    ) -> int:
         """Start a process for ``parent``. Raises ENOENT, EPERM, EDQUOT, EINVAL."""
         kernel = self._kernel
         if self._stopping:
@@ -102,7 +115,8 @@ class Nurse:
         caps = self._caps(parent, call.caps)
         quota = self._quota(parent, call.quota)
         monitor.allow_nice(parent, call.nice)
-        space = await self._space(parent, call)
+        kept = incarnation.space if incarnation is not None else 0
+        space = kept or await self._space(parent, call)
         process = kernel.processes.create(
             parent,
             Born(
@@ -116,9 +130,11 @@ class Nurse:
                 nice=call.nice,
             ),
         )
+        if incarnation is not None:
+            incarnation.born(process)
         try:
             process.space = space or await kernel.memory.create_space(process.apid)
-            if space:
+            if space and not kept:
                 await monitor.lend(kernel, parent, process)
             await self._start(process, call)
         except BaseException:
@@ -202,8 +218,11 @@ class Nurse:
             raise ESRCH(f"no output of a process {apid} is kept")
         return watched.output
 
-    async def signal(self, process: Process, name: Signal, sender: Process) -> None:
-        """Deliver a signal; TERM and INT begin the ladder that ends in KILL."""
+    async def signal(
+        self, process: Process, name: Signal, sender: Process, *, grace: float | None = None
+    ) -> None:
+        """Deliver a signal; TERM and INT begin the ladder that ends in KILL after ``grace``
+        seconds (default: the setting)."""
         kernel = self._kernel
         kernel.log("debug", "signal", f"apid {sender.apid} sends {name} to apid {process.apid}")
         if process.kind == "session":
@@ -215,7 +234,7 @@ class Nurse:
         assert self._nursery is not None
         await deliver(
             kernel.processes, process, watched.child, name,
-            grace=kernel.settings.grace, nursery=self._nursery,
+            grace=kernel.settings.grace if grace is None else grace, nursery=self._nursery,
         )  # fmt: skip
 
     async def limit(self, caller: Process, process: Process, quota: Quota) -> Quota:

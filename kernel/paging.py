@@ -57,8 +57,9 @@ async def working_context(kernel: Kernel, caller: Process, call: mem.ContextCall
         hits = (await trap.execute(kernel, caller, look)).hits
     counter = Counter(kernel.llm)
     made = await fitted(kernel.policy, laid, hits, call.query, call.budget_tokens, counter)
-    shown = [record.content for record in (*laid.pinned, *laid.working) if record.rid in made.shown]
-    kernel.memory.echoes.hand(caller.apid, shown)
+    shown = [record for record in (*laid.pinned, *laid.working) if record.rid in made.shown]
+    kernel.memory.echoes.hand(caller.apid, [record.content for record in shown])
+    kernel.memory.handed.note(caller.apid, shown)
     return mem.Context(
         messages=made.messages,
         tokens=made.tokens,

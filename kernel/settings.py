@@ -54,9 +54,35 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Literal["auto", "vllm", "transformers", "openai"],
         _doc("what runs the model: auto (chooses, and says why), vllm, transformers, openai"),
     ] = "auto"
+    llm_slots: Annotated[
+        int, _doc("generations in a model's engine at once; 0 for what the engine takes", ge=0)
+    ] = 0
+    llm_queue: Annotated[
+        Positive, _doc("generations of one process that may wait for a model before EAGAIN")
+    ] = 128
+    scheduler: Annotated[
+        Literal["dlpm", "vtc", "fcfs", "lpm"],
+        _doc(
+            "whose generation is next: dlpm (fair, prefixes that are cached first), vtc (fair), "
+            "fcfs (first come, first served), lpm (cached prefixes only, to compare with)"
+        ),
+    ] = "dlpm"
+    kv_ram: Annotated[
+        int, _doc("bytes of keys and values kept in memory beside the model's engine", ge=0)
+    ] = 1 << 30
+    kv_disk: Annotated[
+        int, _doc("bytes of keys and values kept on disk, in data/kv, over restarts", ge=0)
+    ] = 20 << 30
     model_sees: Annotated[
         bool, _doc("whether a model on a server may be shown pictures; a server does not say")
     ] = False
+    adapters: Annotated[
+        int,
+        _doc("LoRA adapters that an engine holds at once; 0 for none (docs/models.md)", ge=0),
+    ] = 4
+    adapter_rank: Annotated[
+        int, _doc("highest rank of an adapter that vLLM makes room for", ge=1, le=512)
+    ] = 32
     graph: Annotated[
         Literal["kuzu", "ladybug", "memory", "none"],
         _doc("what keeps the entity graphs, from the first question about entities on"),
@@ -83,6 +109,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], _doc("least level that goes to stderr")
     ] = "info"
+    init: Annotated[
+        str,
+        _doc(
+            "file with what init runs (docs/supervision.md); empty for init.toml in the data "
+            "directory, where it exists"
+        ),
+    ] = ""
     seed: Annotated[int, _doc("seed of the kernel's randomness; 0 takes a new one")] = 0
     grace: Annotated[float, _doc("seconds between TERM and KILL", ge=0.0, le=600.0)] = 3.0
     search_deadline: Annotated[
@@ -105,6 +138,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int, _doc("live children of a process, those of the operating system included", ge=0)
     ] = 1000
     agent_records: Annotated[int, _doc("records in the space of an agent", ge=0)] = 2_000_000
+    agent_kv: Annotated[
+        int, _doc("bytes of keys and values that the pinned prefixes of a space may take", ge=0)
+    ] = 2 << 30
+    promote: Annotated[
+        Literal["on", "off"],
+        _doc(
+            "whether the stable beginning of what a busy process asks a model is pinned by itself, "
+            "and let go again when it is cold"
+        ),
+    ] = "on"
     working_tokens: Annotated[
         int,
         _doc(
@@ -113,6 +156,36 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ge=256,
         ),
     ] = 16384
+    stale_adapters: Annotated[
+        Literal["detach", "retrain"],
+        _doc(
+            "what becomes of an adapter when a record that it was trained on is forgotten: it is "
+            "erased and detached, or also trained again without that record"
+        ),
+    ] = "detach"
+    training_jobs: Annotated[Positive, _doc("adapters that may be trained at the same time")] = 1
+    adapter_bytes: Annotated[
+        int, _doc("bytes that the adapters of a space may take before no more are trained", ge=0)
+    ] = 2 << 30
+    adapter_versions: Annotated[
+        int, _doc("earlier versions of an adapter that are kept to go back to", ge=0)
+    ] = 4
+    adapter_tolerance: Annotated[
+        float,
+        _doc(
+            "share of nano's regression set that a new adapter may answer wrongly and go live",
+            ge=0.0,
+            le=1.0,
+        ),
+    ] = 0.01
+    adapter_drift: Annotated[
+        float,
+        _doc(
+            "nats a token by which a new adapter may make a general model's former answers less "
+            "likely and go live",
+            ge=0.0,
+        ),
+    ] = 0.1
     tool_failures: Annotated[
         Positive,
         _doc("failures in a row, of one kind, after which the same tool call is refused"),
@@ -131,6 +204,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     runtime: Annotated[
         str, _doc("module that runs Python agents; loaded once, before the first spawn")
     ] = "userland.runtime"
+
+
+    def init_file(self) -> Path | None:
+        """The file with what init runs; None where there is none."""
+        usual = Path(self.data, "init.toml")
+        return Path(self.init) if self.init else usual if usual.exists() else None
 
 
 def described() -> list[tuple[str, str, str]]:

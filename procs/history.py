@@ -2,6 +2,8 @@
 
 procs  "a" + apid (8 bytes)   a process that was alive when this was written
        "p" + apid (8 bytes)   one of the past, with its exit; the oldest are dropped
+
+What outlives processes is beside them: "c", "s" and "t", see ``kernel/identities.py``.
 """
 
 from collections import deque
@@ -9,8 +11,9 @@ from collections import deque
 import msgspec
 
 from drivers.contracts import Batch, Bucket, Store
+from procs.links import LOST
 from procs.process import Process, ProcessRecord
-from syscalls.shapes import Exit
+from syscalls.shapes import Cause, Exit
 
 ALIVE, PAST, AFTER = b"a", b"p", b"q"
 KILLED = 137
@@ -40,7 +43,8 @@ class History:
         deletes: list[tuple[Bucket, bytes]] = []
         exits = []
         for record in lost:
-            record.exit = Exit(record.apid, KILLED, "kernel died", ended=now)
+            cause = Cause("lost", LOST)
+            record.exit = Exit(record.apid, KILLED, LOST, ended=now, cause=cause)
             exits.append(record.exit)
             puts.append(("procs", _key(PAST, record.apid), _encode(record)))
             deletes.append(("procs", _key(ALIVE, record.apid)))
@@ -75,8 +79,13 @@ class History:
 
     def exit_of(self, apid: int) -> Exit | None:
         """How a process of the past ended; None when it is not remembered."""
+        record = self.record_of(apid)
+        return None if record is None else record.exit
+
+    def record_of(self, apid: int) -> ProcessRecord | None:
+        """A process of the past; None when it is not remembered."""
         value = self._store.get("procs", _key(PAST, apid)) if 0 < apid < 1 << 64 else None
-        return None if value is None else _decode(value).exit
+        return None if value is None else _decode(value)
 
     def _scan_past(self) -> list[tuple[bytes, bytes]]:
         return self._store.scan("procs", PAST, AFTER)

@@ -9,6 +9,9 @@ receiver does: a message is received once or not at all. In memory there is only
 
 A mailbox is read from the store when it is first used, so a reboot loads nothing; what
 waits for an APID waits until the process takes it or ``drop`` ends the mailbox.
+
+A process that is started again and again under new APIDs can be given a mailbox that outlives
+it (``keep``), under a number that is no process's: what it did not take its successor gets.
 """
 
 from bisect import insort
@@ -81,6 +84,7 @@ class _Receiver:
         self.selector = selector
         self.woken = trio.Event()
         self.entry: _Entry | None = None
+        self.closed = False
 
 
 class _Box:
@@ -116,6 +120,13 @@ class _Box:
         if not self.dropped:
             self.put(entry)
 
+    def close(self) -> None:
+        """End the waits of a process that has ended; the messages stay for its successor."""
+        for receiver in self.receivers:
+            receiver.closed = True
+            receiver.woken.set()
+        self.receivers.clear()
+
     def take(self, selector: Selector) -> _Entry | None:
         """Take the oldest message that fits out of the index."""
         for at, entry in enumerate(self.entries):
@@ -134,17 +145,27 @@ class Mailboxes:
         self._clock = clock
         self._bound = bound
         self._boxes: dict[int, _Box] = {}
+        self._kept: dict[int, int] = {}
+        """Numbers of the mailboxes that outlive their processes, by those."""
         self._sent = self._received = self._refused = 0
 
     # --- sending
 
-    async def send(self, apid: int, message: Message, *, bound: int | None = None) -> int:
+    async def send(
+        self,
+        apid: int,
+        message: Message,
+        *,
+        bound: int | None = None,
+        beside: Batch | None = None,
+    ) -> int:
         """Put a message into a mailbox, durably; returns its id there.
 
-        ``message.id`` is set by this. ``bound`` is the most that may wait. Raises EAGAIN
-        (full), ESRCH (dropped meanwhile), EIO. Not cancellable once it is on its way.
+        ``message.id`` is set by this. ``bound`` is the most that may wait. ``beside`` happens
+        in the same commit, or not at all. Raises EAGAIN (full), ESRCH (dropped meanwhile), EIO.
+        Not cancellable once it is on its way.
         """
-        delivered, _dropped = await self.send_many([(apid, bound)], message)
+        delivered, _dropped = await self.send_many([(apid, bound)], message, beside)
         if not delivered:
             raise EAGAIN(
                 f"the mailbox of process {apid} is full",
@@ -156,10 +177,14 @@ class Mailboxes:
         return delivered[0]
 
     async def send_many(
-        self, receivers: Iterable[tuple[int, int | None]], message: Message
+        self,
+        receivers: Iterable[tuple[int, int | None]],
+        message: Message,
+        beside: Batch | None = None,
     ) -> tuple[list[int], list[int]]:
         """Put one message into several mailboxes, ``(apid, bound)`` each, in one commit.
 
+        ``beside`` is done with it, where anybody takes it.
         Returns the ids of those that took it (0 where the mailbox was dropped meanwhile),
         and the APIDs whose mailbox was full. Raises EIO, and then nobody got it.
         """
@@ -188,7 +213,9 @@ class Mailboxes:
             # The change may happen whether or not its caller stays, so the index must learn
             # of it: a few milliseconds without a way out.
             with trio.CancelScope(shield=True):
-                await self._store.commit(Batch(puts=puts))
+                deletes = list(beside.deletes) if beside else []
+                puts += beside.puts if beside else []
+                await self._store.commit(Batch(puts=puts, deletes=deletes))
         finally:
             for box, _ in entries:
                 box.committing -= 1
@@ -231,7 +258,7 @@ class Mailboxes:
         finally:
             if receiver in box.receivers:
                 box.receivers.remove(receiver)
-        if box.dropped:
+        if box.dropped or receiver.closed:
             raise ESRCH(f"the mailbox of process {box.apid} was closed")
         if receiver.entry is None:
             raise ETIME(f"no message came within {timeout:g} s")
@@ -265,12 +292,21 @@ class Mailboxes:
 
     def waiting(self, apid: int) -> int:
         """Messages that wait for a process."""
+        apid = self._kept.get(apid, apid)
         if apid not in self._boxes and self._store.get("mail", _key(apid)) is None:
             return 0
         return len(self._box(apid).entries)
 
     async def drop(self, apid: int) -> None:
-        """End a mailbox for good: its messages are deleted, its receivers get ESRCH."""
+        """End a mailbox for good: its messages are deleted, its receivers get ESRCH.
+
+        Of one that is kept only the receivers end, which were those of the process.
+        """
+        if apid in self._kept:
+            kept = self._boxes.get(self._kept[apid])
+            if kept is not None:
+                kept.close()
+            return
         box = self._boxes.pop(apid, None)
         if box is not None:
             box.dropped = True
@@ -281,6 +317,21 @@ class Mailboxes:
         if keys:
             with trio.CancelScope(shield=True):
                 await self._store.commit(Batch(deletes=[("mail", key) for key in keys]))
+
+    def keep(self, apid: int, number: int) -> None:
+        """Have a process send and receive in the mailbox ``number``, which outlives it.
+
+        Before its first message; one process at a time has a mailbox.
+        """
+        self._kept[apid] = number
+
+    def number(self, apid: int) -> int:
+        """The number of a process's mailbox: its APID, unless it is a kept one."""
+        return self._kept.get(apid, apid)
+
+    def release(self, apid: int) -> None:
+        """The process has ended, and nobody sends to it any more."""
+        self._kept.pop(apid, None)
 
     def statistics(self) -> MailboxStatistics:
         """Figures for ``/proc`` and metrics."""
@@ -295,6 +346,7 @@ class Mailboxes:
         )
 
     def _box(self, apid: int) -> _Box:
+        apid = self._kept.get(apid, apid)
         box = self._boxes.get(apid)
         if box is None:
             last = self._store.get("mail", _key(apid))

@@ -37,6 +37,15 @@ class IllegalTransition(EINVAL):
     """A process cannot go from its state to that one."""
 
 
+class Worn(msgspec.Struct, frozen=True):
+    """An adapter that a process uses."""
+
+    space: int
+    """The space that it belongs to."""
+    ref: str
+    """``NAME``, whatever is live, or ``NAME@VERSION``."""
+
+
 class ProcessRecord(msgspec.Struct, omit_defaults=True):
     """What is kept of a process on disk, while it lives and after."""
 
@@ -113,6 +122,8 @@ class Process:
     """Number of its own space; set by the kernel before it is launched."""
     salt: str = ""
     """The mark of its keys and values where that is not its space: a fork has its parent's."""
+    adapters: dict[str, Worn] = field(default_factory=dict)
+    """By base (``nano``, ``model``) the adapter of its generations."""
     pid: int = 0
     """Process id of the operating system; 0 where it has none (yet)."""
     state: ProcState = "NEW"
@@ -129,6 +140,10 @@ class Process:
 
     calls: int = 0
     """Syscalls made so far; the trap counts them."""
+    supervisor: str = ""
+    """What starts it again when it ends; empty where nothing does."""
+    restarts: int = 0
+    """How often that happened since boot."""
 
     @property
     def alive(self) -> bool:

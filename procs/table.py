@@ -16,7 +16,7 @@ import trio
 from drivers.contracts import Batch, Clock, Store
 from procs.history import REMEMBERED, History
 from procs.numbers import INIT, Numbers
-from procs.process import Born, Process
+from procs.process import Born, Process, ProcessRecord
 from syscalls.errors import ECONFLICT, EINVAL, ESRCH, ETIME
 from syscalls.shapes import Exit, ProcessInfo
 
@@ -166,6 +166,10 @@ class ProcessTable:
             )
         return fitting[0]
 
+    def named(self, name: str) -> bool:
+        """Whether a live process has this name."""
+        return any(process.alive for process in self._named.get(name, {}).values())
+
     def all(self) -> list[Process]:
         """Live ones and zombies, oldest first."""
         return list(self._processes.values())
@@ -202,6 +206,14 @@ class ProcessTable:
     def past_exit(self, apid: int) -> Exit | None:
         """How a process that is not in the table any more ended; None if that is unknown."""
         return None if apid in self._processes else self._history.exit_of(apid)
+
+    def past_record(self, apid: int) -> ProcessRecord | None:
+        """A process that is not in the table any more; None if it is not remembered."""
+        return None if apid in self._processes else self._history.record_of(apid)
+
+    def reserve(self) -> int:
+        """A number that is no process's and never will be. Raises EAGAIN."""
+        return self._numbers.take()
 
     # --- states while it lives
 

@@ -22,6 +22,9 @@ Signal = Literal["TERM", "KILL", "INT", "STOP", "CONT", "USR1", "USR2"]
 ProcState = Literal["NEW", "READY", "RUNNING", "WAITING", "STOPPED", "ZOMBIE"]
 ProcKind = Literal["init", "session", "python", "exec"]
 Restart = Literal["permanent", "transient", "temporary"]
+Ended = Literal["normal", "exit", "exception", "signal", "killed", "linked", "lost"]
+Steering = Literal["status", "reload", "start", "stop"]
+"""What can be done with what init runs."""
 Access = Literal["read", "write"]
 Paging = Literal["off", "auto"]
 Task = Literal["merge", "cool", "archive", "forget"]
@@ -64,6 +67,19 @@ class Quota(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froz
     """Messages waiting in the mailbox."""
     records: Annotated[int, Meta(ge=0)] | None = None
     """Records in the space."""
+    kv: Annotated[int, Meta(ge=0)] | None = None
+    """Bytes of keys and values that the pinned prefixes of the space may take."""
+
+
+class Cause(Shape):
+    """Why a process ended, as data."""
+
+    kind: Ended
+    """``normal``: status 0. ``exit``: another status. ``exception``: ``main`` raised.
+    ``signal``: a signal that it could have handled. ``killed``: KILL. ``linked``: a process
+    that it was linked to failed. ``lost``: it was running when the kernel died."""
+    detail: str = ""
+    """The status; the exception; the signal's name; the APID of the linked one."""
 
 
 class Exit(Shape):
@@ -77,6 +93,8 @@ class Exit(Shape):
     value: Any = None
     """What ``main`` returned or gave to ``proc.exit``, where it gave something."""
     ended: float = 0.0
+    cause: Cause | None = None
+    """The same as data; None for one that ended before this was kept."""
 
 
 class ProcessInfo(Shape, omit_defaults=False):
@@ -106,6 +124,10 @@ class ProcessInfo(Shape, omit_defaults=False):
     rss: int = 0
     """Resident bytes, measured when asked."""
     exit: Exit | None = None
+    supervisor: str = ""
+    """What starts it again when it ends; see ``proc.supervise``."""
+    restarts: int = 0
+    """How often that happened since boot."""
 
 
 class Output(Shape):
@@ -425,6 +447,7 @@ class TraceLine(Shape):
 
     seq: int
     at: float
+    """When it began."""
     apid: int
     call: str
     arguments: str

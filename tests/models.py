@@ -22,7 +22,7 @@ TEMPLATE = (
 )
 
 
-def tiny_llm(folder: Path, *, template: bool = False, context: int = 256) -> Path:
+def tiny_llm(folder: Path, *, template: bool = False, context: int = 256, seed: int = 7) -> Path:
     """A causal model of 60 thousand parameters with a byte-level tokenizer, in ``folder``."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -42,7 +42,7 @@ def tiny_llm(folder: Path, *, template: bool = False, context: int = 256) -> Pat
     if template:
         fast.chat_template = TEMPLATE
     fast.save_pretrained(str(folder))
-    torch.manual_seed(7)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=64,

@@ -18,6 +18,7 @@ class Draft:
         "_store",
         "_written",
         "changes",
+        "lapsed",
         "purges",
         "returned",
         "touched",
@@ -38,6 +39,8 @@ class Draft:
         """Records before and after it, None for not there: what lineage follows."""
         self.returned: set[bytes] = set()
         """Those of them that come back as they were before they had gone."""
+        self.lapsed = False
+        """Whether a pinned prefix rests on one of them."""
 
     def turn(self, rid: bytes, old: Stored | None, new: Stored | None) -> None:
         """Note how a record was before this draft, and how it leaves it."""

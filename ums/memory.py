@@ -153,6 +153,10 @@ class Memory(Parts):
         """What a process may do with a whole space; None is nothing, or only with a part."""
         return self.sharing.access(apid, own_space, space)
 
+    def numbers(self) -> list[int]:
+        """Every space there is, in order."""
+        return self._spaces.numbers()
+
     def shared_with(self, apid: int) -> list[int]:
         """The spaces of which something was shared with a process."""
         return self.sharing.shared_with(apid)

@@ -18,9 +18,11 @@ from ums.consolidate import Consolidator
 from ums.echo import Echoes, EchoStatistics
 from ums.folding import Folding, FoldingStatistics
 from ums.graph import Grapher, GrapherStatistics
+from ums.handed import Handed
 from ums.indexer import Indexer, IndexerStatistics
 from ums.keeper import Keeper, KeeperStatistics
 from ums.past import Past
+from ums.prefixes import Prefixes
 from ums.recall.search import Recall, RecallStatistics
 from ums.settings import MemorySettings
 from ums.sharing import Sharing
@@ -28,7 +30,7 @@ from ums.spaces import Spaces
 from ums.working import Working, WorkingStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from random import Random
 
     from drivers.contracts import (
@@ -98,6 +100,8 @@ class Parts:
         """The spaces, who may use them, and what follows from a change."""
         self.echoes = Echoes()
         """What was handed to whom, so that it is known again when it comes back."""
+        self.handed = Handed()
+        """The same by record, so that who pins a text knows what it rests on."""
         self.sharing = Sharing(self.store, self.clock, self._ended)
         """The grants: what a process may do with what is not its own."""
         self._spaces = Spaces(
@@ -137,6 +141,8 @@ class Parts:
         )
         """The states of records: pin, archive, merge, forget, undo."""
         self.keeper.on_gone(self._gone)
+        self.prefixes = Prefixes(self.store, self._spaces.open)
+        """Beginnings of prompts whose model state is kept, and the records they rest on."""
         self.blobs = Blobs(self.store, self.clock, self.random)
         """The originals that records were made from."""
         self.capsules = Capsules(
@@ -213,6 +219,10 @@ class Parts:
         for layer in home.own if erased else (home.top.number,):
             self._indexer.changed(layer)
             self.grapher.changed(layer)
+
+    def on_lapsed(self, hook: Callable[[], None]) -> None:
+        """Have ``hook`` called when a pinned prefix has to follow its records."""
+        self._spaces.lapsed = hook
 
     async def _gone(self, space: int, _rids: Sequence[str], _event: str) -> None:
         await self.cascade.follow(space)

@@ -21,7 +21,7 @@ from drivers.contracts import Batch, Clock, Mismatch, Store
 from syscalls.calls.mem import Update, Written
 from syscalls.errors import EAGAIN, ECONFLICT, EDQUOT, EINVAL, ENOENT, EPERM
 from syscalls.shapes import LifeEvent, Note, RecordState, Segment
-from ums import blobs, lifecycle
+from ums import blobs, lifecycle, prefixes
 from ums import records as form
 from ums.activation import use_key
 from ums.draft import Draft
@@ -59,6 +59,8 @@ class Space(View):
         self._still: trio.Event | None = None
         self.hear: Callable[[Stored, str], None] = lambda _new, _before: None
         """Told of what is being written, and what the record said before: marks echoes."""
+        self.lapsed: Callable[[], None] = lambda: None
+        """Told when a pinned prefix has lost a record that it rests on, or one has changed."""
         self._rids = RidMaker(self._top.number, random)
         self._rids.follow(self._stack.newest_rid())
 
@@ -436,6 +438,7 @@ class Space(View):
     def _follow(self, draft: Draft, guard: Guard | None) -> None:
         """Draft what follows for other facts, and for what was made from the records."""
         settle(draft, self.stack, self._clock.now(), guard, self._succeed)
+        prefixes.follow(draft, self._store, self.number)
         relate(draft, self.stack, self.number, guard)
 
     async def _try(self, draft: Draft) -> bool:
@@ -446,6 +449,8 @@ class Space(View):
             await self._commit(batch, draft.changes)
         except Mismatch:
             return False
+        if draft.lapsed:
+            self.lapsed()
         return True
 
     async def _commit(self, batch: Batch, changes: Sequence[Change]) -> None:

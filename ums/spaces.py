@@ -52,6 +52,8 @@ class Spaces:
         self._alive = alive
         self._until = until
         self._hear = hear
+        self.lapsed: Callable[[], None] = lambda: None
+        """Told when a pinned prefix has to follow the records that it rests on."""
         self._open: dict[int, AdoptingSpace] = {}
         self._layers: dict[int, Layer] = {}
         self._last = 0
@@ -121,6 +123,7 @@ class Spaces:
                 lambda layer, rid: self._seen(layer, rid, number),
             )
             space.hear = self._hear
+            space.lapsed = lambda: self.lapsed()
             self._open[number] = space
         return space
 

@@ -1,7 +1,7 @@
 """Calls and their results as a person reads them."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -113,7 +113,7 @@ def _line(text: Callable[[Any], str]) -> Callable[[Context, Any], None]:
     return lambda context, value: context.screen.line(text(value))
 
 
-def _list(context: Context, rows: list[dict[str, Any]], what: str) -> None:
+def _list(context: Context, rows: Sequence[object], what: str) -> None:
     for row in rows:
         context.screen.line(json_line(row))
     if not rows:

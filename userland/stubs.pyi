@@ -14,8 +14,10 @@ import syscalls.calls.llm
 import syscalls.calls.lora
 import syscalls.calls.mem
 import syscalls.calls.proc
+import syscalls.calls.supervise
 import syscalls.calls.sys
 import syscalls.calls.tool
+import syscalls.calls.tree
 import syscalls.shapes
 import syscalls.table
 
@@ -100,11 +102,14 @@ class _BlockingProc:
         self,
         *,
         target: int | str,
+        trap: bool = ...,
+        off: bool = ...,
     ) -> syscalls.table.Empty: ...
     def monitor(
         self,
         *,
         target: int | str,
+        off: bool = ...,
     ) -> syscalls.table.Empty: ...
     def checkpoint(
         self,
@@ -131,6 +136,13 @@ class _BlockingProc:
         since: int = ...,
         follow: bool = ...,
     ) -> Iterator[syscalls.shapes.Output]: ...
+    def ready(self) -> syscalls.table.Empty: ...
+    def supervise(
+        self,
+        *,
+        action: syscalls.shapes.Steering = ...,
+        name: str = ...,
+    ) -> syscalls.calls.supervise.Supervised: ...
 
 class _BlockingIpc:
     def send(
@@ -508,11 +520,14 @@ class _BlockingKv:
         query: str | None = ...,
         messages: builtins.list[syscalls.shapes.ChatMessage] | None = ...,
         rids: builtins.list[str] | None = ...,
+        name: str = ...,
+        adapter: str | None = ...,
     ) -> syscalls.calls.kv.Handle: ...
     def attach(
         self,
         *,
         handle: str,
+        target: int | str | None = ...,
     ) -> syscalls.table.Empty: ...
     def drop(
         self,
@@ -520,6 +535,16 @@ class _BlockingKv:
         handle: str,
     ) -> syscalls.table.Empty: ...
     def list(self) -> syscalls.calls.kv.Listed: ...
+    def detach(
+        self,
+        *,
+        target: int | str | None = ...,
+    ) -> syscalls.table.Empty: ...
+    def cool(
+        self,
+        *,
+        handle: str,
+    ) -> syscalls.calls.kv.Cooled: ...
 
 class _BlockingLora:
     def train(
@@ -530,24 +555,85 @@ class _BlockingLora:
         examples: builtins.list[builtins.dict[str, Any]] = ...,
         base: str = ...,
         rank: int = ...,
+        query: str | None = ...,
+        filter: syscalls.shapes.Filter | None = ...,
+        k: int = ...,
+        epochs: int = ...,
+        steps: int = ...,
+        learning_rate: float = ...,
+        batch: int = ...,
+        seed: int = ...,
+        held_out: float = ...,
+        seconds: float = ...,
     ) -> syscalls.calls.lora.Job: ...
     def attach(
         self,
         *,
         adapter: str,
         target: int | str | None = ...,
+        everyone: bool = ...,
     ) -> syscalls.table.Empty: ...
     def detach(
         self,
         *,
         target: int | str | None = ...,
+        base: str = ...,
+        everyone: bool = ...,
     ) -> syscalls.table.Empty: ...
-    def list(self) -> syscalls.calls.lora.Listed: ...
+    def list(
+        self,
+        *,
+        adapter: str = ...,
+        all: bool = ...,
+    ) -> syscalls.calls.lora.Listed: ...
     def drop(
         self,
         *,
         adapter: str,
     ) -> syscalls.table.Empty: ...
+    def job(
+        self,
+        *,
+        job: str,
+        follow: bool = ...,
+    ) -> syscalls.calls.lora.JobInfo: ...
+    def job_stream(
+        self,
+        *,
+        job: str,
+        follow: bool = ...,
+    ) -> Iterator[syscalls.calls.lora.TrainingProgress]: ...
+    def cancel(
+        self,
+        *,
+        job: str,
+    ) -> syscalls.calls.lora.JobInfo: ...
+    def rollback(
+        self,
+        *,
+        adapter: str,
+        version: int = ...,
+    ) -> syscalls.calls.lora.Rolled: ...
+    def probe(
+        self,
+        *,
+        adapter: str,
+        limit: int = ...,
+        record: bool = ...,
+        stream: bool = ...,
+        max_tokens: int = ...,
+        deadline: float | None = ...,
+    ) -> syscalls.calls.lora.Probes: ...
+    def probe_stream(
+        self,
+        *,
+        adapter: str,
+        limit: int = ...,
+        record: bool = ...,
+        stream: bool = ...,
+        max_tokens: int = ...,
+        deadline: float | None = ...,
+    ) -> Iterator[syscalls.calls.lora.Probed]: ...
 
 class _BlockingTool:
     def register(
@@ -633,6 +719,7 @@ class _BlockingSys:
         *,
         after: float,
         message: str = ...,
+        durable: bool = ...,
     ) -> syscalls.table.Empty: ...
     def session(
         self,
@@ -642,6 +729,16 @@ class _BlockingSys:
     ) -> syscalls.shapes.SessionInfo: ...
     def sessions(self) -> syscalls.calls.sys.Sessions: ...
     def shutdown(self) -> syscalls.table.Empty: ...
+    def ls(
+        self,
+        *,
+        path: str = ...,
+    ) -> syscalls.calls.tree.Listing: ...
+    def cat(
+        self,
+        *,
+        path: str,
+    ) -> syscalls.calls.tree.Shown: ...
 
 class BlockingStubs(Stubs):
     proc: _BlockingProc
@@ -729,11 +826,14 @@ class _AsyncProc:
         self,
         *,
         target: int | str,
+        trap: bool = ...,
+        off: bool = ...,
     ) -> syscalls.table.Empty: ...
     async def monitor(
         self,
         *,
         target: int | str,
+        off: bool = ...,
     ) -> syscalls.table.Empty: ...
     async def checkpoint(
         self,
@@ -760,6 +860,13 @@ class _AsyncProc:
         since: int = ...,
         follow: bool = ...,
     ) -> AsyncIterator[syscalls.shapes.Output]: ...
+    async def ready(self) -> syscalls.table.Empty: ...
+    async def supervise(
+        self,
+        *,
+        action: syscalls.shapes.Steering = ...,
+        name: str = ...,
+    ) -> syscalls.calls.supervise.Supervised: ...
 
 class _AsyncIpc:
     async def send(
@@ -1137,11 +1244,14 @@ class _AsyncKv:
         query: str | None = ...,
         messages: builtins.list[syscalls.shapes.ChatMessage] | None = ...,
         rids: builtins.list[str] | None = ...,
+        name: str = ...,
+        adapter: str | None = ...,
     ) -> syscalls.calls.kv.Handle: ...
     async def attach(
         self,
         *,
         handle: str,
+        target: int | str | None = ...,
     ) -> syscalls.table.Empty: ...
     async def drop(
         self,
@@ -1149,6 +1259,16 @@ class _AsyncKv:
         handle: str,
     ) -> syscalls.table.Empty: ...
     async def list(self) -> syscalls.calls.kv.Listed: ...
+    async def detach(
+        self,
+        *,
+        target: int | str | None = ...,
+    ) -> syscalls.table.Empty: ...
+    async def cool(
+        self,
+        *,
+        handle: str,
+    ) -> syscalls.calls.kv.Cooled: ...
 
 class _AsyncLora:
     async def train(
@@ -1159,24 +1279,85 @@ class _AsyncLora:
         examples: builtins.list[builtins.dict[str, Any]] = ...,
         base: str = ...,
         rank: int = ...,
+        query: str | None = ...,
+        filter: syscalls.shapes.Filter | None = ...,
+        k: int = ...,
+        epochs: int = ...,
+        steps: int = ...,
+        learning_rate: float = ...,
+        batch: int = ...,
+        seed: int = ...,
+        held_out: float = ...,
+        seconds: float = ...,
     ) -> syscalls.calls.lora.Job: ...
     async def attach(
         self,
         *,
         adapter: str,
         target: int | str | None = ...,
+        everyone: bool = ...,
     ) -> syscalls.table.Empty: ...
     async def detach(
         self,
         *,
         target: int | str | None = ...,
+        base: str = ...,
+        everyone: bool = ...,
     ) -> syscalls.table.Empty: ...
-    async def list(self) -> syscalls.calls.lora.Listed: ...
+    async def list(
+        self,
+        *,
+        adapter: str = ...,
+        all: bool = ...,
+    ) -> syscalls.calls.lora.Listed: ...
     async def drop(
         self,
         *,
         adapter: str,
     ) -> syscalls.table.Empty: ...
+    async def job(
+        self,
+        *,
+        job: str,
+        follow: bool = ...,
+    ) -> syscalls.calls.lora.JobInfo: ...
+    def job_stream(
+        self,
+        *,
+        job: str,
+        follow: bool = ...,
+    ) -> AsyncIterator[syscalls.calls.lora.TrainingProgress]: ...
+    async def cancel(
+        self,
+        *,
+        job: str,
+    ) -> syscalls.calls.lora.JobInfo: ...
+    async def rollback(
+        self,
+        *,
+        adapter: str,
+        version: int = ...,
+    ) -> syscalls.calls.lora.Rolled: ...
+    async def probe(
+        self,
+        *,
+        adapter: str,
+        limit: int = ...,
+        record: bool = ...,
+        stream: bool = ...,
+        max_tokens: int = ...,
+        deadline: float | None = ...,
+    ) -> syscalls.calls.lora.Probes: ...
+    def probe_stream(
+        self,
+        *,
+        adapter: str,
+        limit: int = ...,
+        record: bool = ...,
+        stream: bool = ...,
+        max_tokens: int = ...,
+        deadline: float | None = ...,
+    ) -> AsyncIterator[syscalls.calls.lora.Probed]: ...
 
 class _AsyncTool:
     async def register(
@@ -1262,6 +1443,7 @@ class _AsyncSys:
         *,
         after: float,
         message: str = ...,
+        durable: bool = ...,
     ) -> syscalls.table.Empty: ...
     async def session(
         self,
@@ -1271,6 +1453,16 @@ class _AsyncSys:
     ) -> syscalls.shapes.SessionInfo: ...
     async def sessions(self) -> syscalls.calls.sys.Sessions: ...
     async def shutdown(self) -> syscalls.table.Empty: ...
+    async def ls(
+        self,
+        *,
+        path: str = ...,
+    ) -> syscalls.calls.tree.Listing: ...
+    async def cat(
+        self,
+        *,
+        path: str,
+    ) -> syscalls.calls.tree.Shown: ...
 
 class AsyncStubs(Stubs):
     proc: _AsyncProc

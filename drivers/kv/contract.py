@@ -33,6 +33,7 @@ class PinRequest(msgspec.Struct, omit_defaults=True):
     messages: list[ChatMessage] | None = None
     prompt: str | None = None
     salt: str = ""
+    """Whose it is, as in a ``GenerateRequest``. Must be given: it means the same after a reboot."""
     adapter: str = ""
     adapter_path: str = ""
 
@@ -83,6 +84,8 @@ class KVStatistics(msgspec.Struct, frozen=True, omit_defaults=True):
     """Files whose checksum or shape was wrong: counted as missed too, and removed."""
     evicted: int = 0
     """Blocks that left the memory or disk tier to make room."""
+    failed: int = 0
+    """Blocks that could not be written: the disk is full, or not writable."""
 
 
 class Activation(Protocol):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from drivers.engine import Suspending
 from drivers.llm.engine import TransformersEngine
 from drivers.models import find_model, read_json, weights_of
 from syscalls.errors import EIO, EngramError
@@ -125,6 +126,11 @@ class AutoEngine:
     def cancel(self, job: Job) -> None:
         """Likewise."""
         self._engine.cancel(job)
+
+    def suspend(self, job: Job, *, on: bool) -> None:
+        """Likewise."""
+        if isinstance(self._engine, Suspending):
+            self._engine.suspend(job, on=on)
 
     @property
     def busy(self) -> bool:

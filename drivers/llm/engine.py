@@ -15,13 +15,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from drivers.contracts import GenerateRequest, LLMInfo
+from drivers.kv.chain import Mark
+from drivers.kv.contract import PinRequest
+from drivers.llm.adapters import ADAPTER_METHODS, known, manage
 from drivers.llm.flow import Flow
 from drivers.llm.model import Model, fingerprint
+from drivers.llm.pinning import Pinning, Wanted
+from drivers.llm.pins import PIN_METHODS, Pins, manage_pins
 from drivers.llm.shapes import CountArguments
 from drivers.llm.text import Detokenizer, Stopper
 from drivers.llm.tokens import salt_of
 from drivers.models import find_model
-from syscalls.errors import EINVAL, EIO, ENODEV
+from syscalls.errors import EINVAL, EIO, ENODEV, EngramError
 from syscalls.shapes import Usage
 
 if TYPE_CHECKING:
@@ -33,6 +38,11 @@ if TYPE_CHECKING:
     from drivers.protocol import EngineSpec
 
 
+SLOTS = 4
+"""Generations that share the time well: one that waits costs nothing, one that takes turns
+slows the others down."""
+
+
 class _Sequence:
     """One generation on its way."""
 
@@ -42,17 +52,27 @@ class _Sequence:
         self.job = job
         self.flow = Flow(job, request.pace)
         self.prompt = prompt
-        self.salt = salt_of(request)
+        self.mark = Mark(salt_of(request))
         self.most = min(request.max_tokens, model.context - len(prompt))
         self.constraint = model.grammars.constraint(request)
         self.cache = model.new_cache()
         self.cached = self.done = 0
         """Prompt tokens that were known, and those in the cache."""
         self.begun = False
+        self.suspended = False
+        self.epoch = 0
+        """Of the prefixes, when it began."""
+        self.adapter: str | None = None
+        """What the model calls its adapter."""
         self.tokens: list[int] = []
         self.text = Detokenizer(partial(model.tokens.decode, special=request.special))
         self.stopper = Stopper(request.stop)
         self.sampler = Sampler(request.temperature, request.top_p, request.seed)
+
+    @property
+    def movable(self) -> bool:
+        """Whether its reader has room for more, and it is not suspended."""
+        return self.job.credit > 0 and not self.suspended
 
     def due(self, prefill: int) -> list[int]:
         """The tokens of the next forward pass."""
@@ -93,14 +113,17 @@ class _Sequence:
 
 
 class TransformersEngine:
-    """``generate`` and ``count`` on one model."""
+    """``generate``, ``count``, ``running``, and those of adapters and of pins, on one model."""
 
-    window = 16
+    window = 256
 
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
         self._model: Model | None = None
-        self._active: deque[_Sequence] = deque()
+        self._pins: Pins | None = None
+        self._active: deque[_Sequence | Pinning] = deque()
+        self._lent: dict[int, str] = {}
+        """Adapters of jobs under way."""
 
     def load(self, progress: Callable[[str], None]) -> LLMInfo:
         """Load tokenizer and weights. Raises ENODEV, EIO."""
@@ -113,6 +136,7 @@ class TransformersEngine:
         progress(f"reading {folder.name}")
         try:
             model = self._model = Model(folder, self._spec.options)
+            self._pins = Pins(model, folder, self._spec.options)
         except Exception as error:
             raise EIO(
                 f"the model in {folder} cannot be loaded: {error}",
@@ -120,67 +144,128 @@ class TransformersEngine:
                 driver="llm",
                 retryable=False,
             ) from error
-        return LLMInfo(self._spec.model, "transformers", model.context, fingerprint(folder))
+        return LLMInfo(
+            self._spec.model,
+            "transformers",
+            model.context,
+            fingerprint(folder),
+            slots=SLOTS,
+            suspends=True,
+        )
 
     def begin(self, job: Job) -> None:
-        """Answer a count, or queue a generation. Raises EINVAL."""
+        """Answer what needs no computing, or queue a generation or a pin. Raises EINVAL."""
         assert self._model is not None, "load comes first"
+        assert self._pins is not None, "likewise"
         if job.method == "count":
             count = job.arguments(CountArguments)
             job.done(len(self._model.tokens.encode(count.text, count.messages)))
         elif job.method == "running":
             job.done(len(self._active))
+        elif job.method in ADAPTER_METHODS:
+            manage(job, self._model.adapters)
+        elif job.method in PIN_METHODS:
+            manage_pins(job, self._pins)
+        elif job.method == "pin":
+            pin = job.arguments(PinRequest)
+            tokens = self._model.tokens.beginning(pin, self._model.context)
+            mark, adapter = self._take(job, pin, self._model)
+            wanted = Wanted(pin.handle, mark, tokens, adapter)
+            try:
+                self._active.append(Pinning(job, self._pins, wanted))
+            except EngramError:
+                self._left(job)
+                raise
         elif job.method == "generate":
             request = job.arguments(GenerateRequest)
-            if request.adapter:
-                raise EINVAL(
-                    "the transformers engine serves no adapters",
-                    hint="leave out `adapter`, or use another engine (docs/models.md)",
-                )
             prompt = self._model.tokens.prompt(request, self._model.context)
-            self._active.append(_Sequence(job, request, prompt, self._model))
+            sequence = _Sequence(job, request, prompt, self._model)
+            sequence.mark, sequence.adapter = self._take(job, request, self._model)
+            self._active.append(sequence)
         else:
             raise EINVAL(f"this engine has no method {job.method!r}")
 
+    def _take(
+        self, job: Job, request: GenerateRequest | PinRequest, model: Model
+    ) -> tuple[Mark, str | None]:
+        """The mark of a request's keys and values, and what the model calls its adapter.
+
+        The adapter is lent until ``_left``. Raises what ``Adapters.take`` raises.
+        """
+        salt = salt_of(request)
+        if not request.adapter:
+            return Mark(salt), None
+        adapters = known(model.adapters)
+        own = adapters.take(request.adapter, request.adapter_path)
+        self._lent[job.seq] = request.adapter
+        return Mark(salt, adapters.mark(request.adapter)), own
+
     def cancel(self, job: Job) -> None:
-        """Stop a generation and free its cache."""
-        self._active = deque(each for each in self._active if each.job is not job)
+        """Stop a generation or a pin, and free its cache."""
+        for each in [each for each in self._active if each.job is job]:
+            self._active.remove(each)
+            if isinstance(each, Pinning):
+                each.close()
+        self._left(job)
         job.cancelled()
+
+    def suspend(self, job: Job, *, on: bool) -> None:
+        """Give a generation no more turns, or go on; what it has computed stays as it is."""
+        for each in self._active:
+            if each.job is job and isinstance(each, _Sequence):
+                each.suspended = on
+
+    def _left(self, job: Job) -> None:
+        """A job is no longer active: its adapter may go."""
+        if (adapter := self._lent.pop(job.seq, None)) is not None:
+            assert self._model is not None, "it lent the adapter"
+            known(self._model.adapters).give_back(adapter)
 
     @property
     def busy(self) -> bool:
         """Whether some request can move."""
-        return any(each.job.credit > 0 for each in self._active)
+        return any(each.movable for each in self._active)
 
     def step(self) -> None:
-        """One forward pass of the next request that can move."""
+        """One forward pass of the next request that can move, or a piece of a pin."""
         assert self._model is not None, "load comes first"
-        while self._active[0].job.credit <= 0:
+        assert self._pins is not None, "likewise"
+        while not self._active[0].movable:
             self._active.rotate(-1)
-        sequence = self._active[0]
-        with sequence.job.guard():
-            self._advance(sequence, self._model)
+        first = self._active[0]
+        with first.job.guard():
+            if isinstance(first, Pinning):
+                first.advance(alone=sum(each.movable for each in self._active) == 1)
+            else:
+                self._advance(first, self._model, self._pins)
         self._active.popleft()
-        if not sequence.job.finished:
-            self._active.append(sequence)
+        if not first.job.finished:
+            self._active.append(first)
+            return
+        if isinstance(first, Pinning):
+            first.close()
+        self._left(first.job)
 
     @staticmethod
-    def _advance(sequence: _Sequence, model: Model) -> None:
+    def _advance(sequence: _Sequence, model: Model, pins: Pins) -> None:
         if not sequence.begun:  # only now: one that began before may have left a prefix
             sequence.begun = True
-            known = model.prefixes.copy(sequence.salt, sequence.prompt, sequence.cache)
+            sequence.epoch = model.prefixes.epoch
+            known = pins.begin(sequence.mark, sequence.prompt, sequence.cache)
             sequence.cached = sequence.done = known
         due = sequence.due(model.prefill)
-        logits = model.forward(due, sequence.cache)
+        logits = model.forward(due, sequence.cache, sequence.adapter)
         prompt = sequence.prompt
         if sequence.done < len(prompt):
             sequence.done += len(due)
             if sequence.done < len(prompt):
                 return
-            model.prefixes.keep(sequence.salt, prompt, sequence.cache)
+            model.prefixes.keep(sequence.mark, prompt, sequence.cache, sequence.epoch)
         if sequence.choose(logits, model.ends):
             whole = prompt + sequence.tokens[:-1]  # the last was chosen, not computed
-            model.prefixes.keep(sequence.salt, whole, sequence.cache)
+            model.prefixes.keep(sequence.mark, whole, sequence.cache, sequence.epoch)
 
     def close(self) -> None:
-        """Nothing to keep."""
+        """Have what is still to be saved written."""
+        if self._pins is not None:
+            self._pins.close()

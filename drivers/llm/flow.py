@@ -22,6 +22,7 @@ class Flow:
     def __init__(self, job: Job, pace: float) -> None:
         self.job = job
         self._held = ""
+        self._tokens = 0
         self._pace = pace
         self._next = time.monotonic() + pace if pace else 0.0
 
@@ -34,16 +35,18 @@ class Flow:
             and (not self._pace or time.monotonic() >= self._next)
         )
 
-    def push(self, text: str) -> None:
-        """Send a piece, or hold it."""
+    def push(self, text: str, tokens: int = 1) -> None:
+        """Send a piece, or hold it; ``tokens`` were generated for it."""
         self._held += text
+        self._tokens += tokens
         self.send()
 
     def send(self) -> None:
         """Send what is held, if it is time and there is credit."""
         if self.ready:
-            self.job.chunk(Piece(self._held))
+            self.job.chunk(Piece(self._held, tokens=self._tokens))
             self._held = ""
+            self._tokens = 0
             self._next = time.monotonic() + self._pace
 
     def end(self, text: str, finish: str, usage: Usage) -> None:

@@ -8,14 +8,27 @@ import msgspec
 import trio
 
 from drivers.contracts import GenerateRequest, LLMInfo, Piece
-from drivers.llm.shapes import AdapterArguments, CountArguments, RunningArguments
+from drivers.kv.contract import Pinned, PinRequest
+from drivers.llm.shapes import (
+    AdapterArguments,
+    AdaptersArguments,
+    AdapterStatistics,
+    CountArguments,
+    DropArguments,
+    HandleArguments,
+    HeldAnswer,
+    HeldArguments,
+    RunningArguments,
+)
 from drivers.supervisor import Host, HostStatistics
 from syscalls.errors import ENODEV
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
     from drivers.contracts import DriverState
+    from drivers.kv.contract import Held, KVStatistics
+    from drivers.life import Exchange
     from syscalls.shapes import ChatMessage
 
 CREDIT = 32
@@ -39,6 +52,8 @@ class HostedLLM:
         self._host = host
         self._info: LLMInfo | None = None
         self._generations = self._prompt = self._cached = self._completion = 0
+        self._open: dict[int, Exchange] = {}
+        """Generations under way, by the identity of their requests."""
 
     @property
     def state(self) -> DriverState:
@@ -68,6 +83,7 @@ class HostedLLM:
         """
         await self.ready()
         exchange = await self._host.begin("generate", request, credit=CREDIT)
+        self._open[id(request)] = exchange
         try:
             async for raw in exchange:
                 yield msgspec.msgpack.decode(raw, type=Piece)
@@ -79,7 +95,13 @@ class HostedLLM:
                 self._completion += last.usage.completion
             yield last
         finally:
+            del self._open[id(request)]
             exchange.close()
+
+    def suspend(self, request: GenerateRequest, *, on: bool) -> None:
+        """Have a generation stand still, or go on. One that has not begun is not suspended."""
+        if (exchange := self._open.get(id(request))) is not None:
+            exchange.suspend(on=on)
 
     async def count(self, text: str | None, messages: list[ChatMessage] | None) -> int:
         """Tokens of a text, or of messages with the chat template."""
@@ -98,6 +120,38 @@ class HostedLLM:
     async def unload_adapter(self, name: str) -> None:
         """Forget an adapter. Raises ENOENT, EBUSY, and EINVAL where the engine takes none."""
         await self._host.call("unload_adapter", AdapterArguments(name))
+
+    async def adapters(self) -> AdapterStatistics:
+        """What the engine holds now."""
+        await self.ready()
+        raw = await self._host.call("adapters", AdaptersArguments(), replays=1)
+        return msgspec.msgpack.decode(raw, type=AdapterStatistics)
+
+    async def pin(self, request: PinRequest) -> Pinned:
+        """Compute or restore a beginning and keep it, as ``kv.contract.Activation`` says.
+
+        Raises EINVAL, EAGAIN, and EIO when the host dies.
+        """
+        await self.ready()
+        raw = await self._host.call("pin", request)
+        return msgspec.msgpack.decode(raw, type=Pinned)
+
+    async def unpin(self, handle: str) -> None:
+        """Let the engine evict it; its files stay. No error if unknown."""
+        await self.ready()
+        await self._host.call("unpin", HandleArguments(handle), replays=1)
+
+    async def drop(self, handle: str, blocks: Sequence[str]) -> None:
+        """Unpin, and erase these blocks everywhere. Raises EINVAL for what names no block."""
+        await self.ready()
+        await self._host.call("drop", DropArguments(handle, list(blocks)), replays=1)
+
+    async def held(self) -> tuple[list[Held], KVStatistics]:
+        """The pins that the engine has now, and the figures of its tiers."""
+        await self.ready()
+        raw = await self._host.call("held", HeldArguments(), replays=1)
+        answer = msgspec.msgpack.decode(raw, type=HeldAnswer)
+        return answer.pins, answer.statistics
 
     async def running(self) -> int:
         """Generations that the engine itself is at work on, those nobody waits for included."""
@@ -140,6 +194,22 @@ class NoLLM:
         yield Piece()
 
     async def count(self, text: str | None, messages: list[ChatMessage] | None) -> NoReturn:
+        """Raises ENODEV."""
+        await self.ready()
+
+    async def pin(self, request: PinRequest) -> NoReturn:
+        """Raises ENODEV."""
+        await self.ready()
+
+    async def unpin(self, handle: str) -> NoReturn:
+        """Raises ENODEV."""
+        await self.ready()
+
+    async def drop(self, handle: str, blocks: Sequence[str]) -> NoReturn:
+        """Raises ENODEV."""
+        await self.ready()
+
+    async def held(self) -> NoReturn:
         """Raises ENODEV."""
         await self.ready()
 

@@ -10,11 +10,14 @@ none for -1.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+from typing import TYPE_CHECKING, Any
 
 from syscalls.errors import EINVAL
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 VERSIONS = ("0.32.",)
@@ -72,6 +75,17 @@ def expand_slice(
         part.copy_(made)
 
 
+def where_wanted(add: Callable[..., None]) -> Callable[..., None]:
+    """``add_lora_linear`` that does nothing in a batch of which no row has an adapter."""
+
+    @functools.wraps(add)
+    def add_lora_linear(self: Any, *arguments: Any, **more: Any) -> None:
+        if bool((self.token_lora_indices >= 0).any()):
+            add(self, *arguments, **more)
+
+    return add_lora_linear
+
+
 def install(version: str) -> None:
     """Put them in the place of vLLM's. Raises EINVAL for a version not known to need it."""
     if not version.startswith(VERSIONS):
@@ -86,3 +100,5 @@ def install(version: str) -> None:
         module.bgmv_shrink = shrink
         module.bgmv_expand = expand
         module.bgmv_expand_slice = expand_slice
+    wrapper = punica_cpu.PunicaWrapperCPU
+    wrapper.add_lora_linear = where_wanted(wrapper.add_lora_linear)

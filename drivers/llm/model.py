@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import TYPE_CHECKING, Any
 
+from drivers.llm.adapters import Adapters
 from drivers.llm.grammar import Grammars
+from drivers.llm.peft_adapters import PeftBench
 from drivers.llm.prefix import Prefixes
 from drivers.llm.tokens import Tokens
 from drivers.models import quick_mark, read_json, threads, weights_of
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 PREFILL = {"cpu": 128, "cuda": 2048}
 """Prompt tokens computed in one step."""
 MOST_THREADS = 16
+RATED = 32
+"""Tokens of a forward pass from which the model's speed is measured."""
 CONTEXT = 32768
 """Assumed where a model does not say how long its context is."""
 PREFIX_BYTES = {"cpu": 512 << 20, "cuda": 4 << 30}
@@ -28,7 +33,8 @@ ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 class Model:
     """A causal language model that has been loaded.
 
-    Options: ``threads``, ``device``, ``dtype``, ``prefix_bytes``.
+    Options: ``threads``, ``device``, ``dtype``, ``prefix_bytes``, ``adapters`` (at once; 0 for
+    none).
     """
 
     def __init__(self, folder: Path, options: dict[str, Any]) -> None:
@@ -43,7 +49,14 @@ class Model:
         self._model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
         self._model.to(device).eval()
         self._config: Any = self._model.config.get_text_config()
-        self._device = device
+        self._bench = PeftBench(self._model)
+        room = int(options.get("adapters", 0))
+        self.adapters = Adapters(self._bench, room) if room else None
+        self.device = device
+        self.dtype = str(self._model.dtype).removeprefix("torch.")
+        self.attention = f"{self._config._attn_implementation} {device.partition(':')[0]}"
+        self.rate = 0.0
+        """Seconds that a token of a prompt has taken of late."""
         kind = device.partition(":")[0]
         self.prefill = PREFILL.get(kind, PREFILL["cpu"])
         self.ends = self._end_tokens()
@@ -74,18 +87,28 @@ class Model:
         kinds = set(getattr(self._config, "layer_types", None) or ATTENTION)
         return DynamicCache() if kinds <= ATTENTION else DynamicCache(config=self._config)
 
-    def forward(self, tokens: list[int], cache: object) -> Tensor:
-        """Logits after the last of ``tokens``, which join those in ``cache``."""
+    def forward(self, tokens: list[int], cache: object, adapter: str | None = None) -> Tensor:
+        """Logits after the last of ``tokens``, which join those in ``cache``.
+
+        ``adapter`` is what ``adapters`` gave for it.
+        """
         import torch
 
+        self._bench.switch(adapter)
+        began = time.perf_counter()
         with torch.inference_mode():
             output = self._model(
-                input_ids=torch.tensor([tokens], device=self._device),
+                input_ids=torch.tensor([tokens], device=self.device),
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
             )
         logits: Tensor = output.logits[0, -1]
+        if len(tokens) >= RATED:
+            if self.device != "cpu":
+                torch.cuda.synchronize()
+            rate = (time.perf_counter() - began) / len(tokens)
+            self.rate = 0.8 * self.rate + 0.2 * rate if self.rate else rate
         return logits
 
 

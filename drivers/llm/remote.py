@@ -134,6 +134,11 @@ class OpenAIEngine:
             self._check(request)
             self._flows[job.seq] = Flow(job, request.pace)
             self._start(job, self._generate(job, request))
+        elif job.method in ("pin", "unpin", "drop", "held"):
+            raise EINVAL(
+                "the server keeps its own cache: nothing can be pinned in it from here",
+                hint="have the model run on this machine, with --model FOLDER_OR_NAME",
+            )
         else:
             raise EINVAL(f"this engine has no method {job.method!r}")
 

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from drivers.kv.contract import Held, KVStatistics
 from syscalls.shapes import ChatMessage
 
 
@@ -21,3 +22,45 @@ class AdapterArguments(msgspec.Struct):
 
     name: str
     path: str = ""
+
+
+class AdaptersArguments(msgspec.Struct):
+    """Arguments of ``adapters``; the answer is ``AdapterStatistics``."""
+
+
+class AdapterStatistics(msgspec.Struct, frozen=True):
+    """The answer of ``adapters``: what an engine holds now, and figures since it started."""
+
+    room: int = 0
+    """Adapters that it can hold at once; 0 where it takes none."""
+    held: list[str] = []
+    """Names, the least recently used first."""
+    lent: list[str] = []
+    """Those that requests under way have."""
+    loads: int = 0
+    evictions: int = 0
+    """Let go of to make room."""
+
+
+class HandleArguments(msgspec.Struct):
+    """Arguments of ``unpin``; the answer is None."""
+
+    handle: str
+
+
+class DropArguments(msgspec.Struct):
+    """Arguments of ``drop``; the answer is None."""
+
+    handle: str
+    blocks: list[str] = []
+
+
+class HeldArguments(msgspec.Struct):
+    """Arguments of ``held``; the answer is a ``HeldAnswer``."""
+
+
+class HeldAnswer(msgspec.Struct, frozen=True):
+    """The pins of an engine, and the figures of its tiers."""
+
+    pins: list[Held]
+    statistics: KVStatistics

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from drivers.contracts import GenerateRequest
+    from drivers.kv.contract import PinRequest
     from syscalls.shapes import ChatMessage
 
 
@@ -36,8 +37,11 @@ class Tokens:
         messages: Sequence[ChatMessage] | None,
         *,
         special: bool = False,
+        asks: bool = True,
     ) -> list[int]:
         """Tokens of a text, or of messages up to where the assistant speaks.
+
+        Without ``asks`` the assistant's turn is not begun.
 
         Raises EINVAL; ENODEV for pictures, which no local engine shows its model.
         """
@@ -46,9 +50,10 @@ class Tokens:
             return list(self.hugging(text or "", split_special_tokens=not special)["input_ids"])
         if not self.hugging.chat_template:
             lines = [f"{message.role}: {message.content}\n" for message in messages]
-            return self.encode("".join(lines) + "assistant:", None, special=special)
+            turn = "assistant:" if asks else ""
+            return self.encode("".join(lines) + turn, None, special=special)
         nonce = secrets.token_hex(8)
-        filled = self._fill(messages, "" if special else nonce)
+        filled = self._fill(messages, "" if special else nonce, asks=asks)
         tokens: list[int] = []
         # Odd parts are special tokens that somebody wrote; the others are the template's.
         for place, part in enumerate(re.split(f"{nonce}<(.*?)>{nonce}", filled, flags=re.S)):
@@ -57,7 +62,7 @@ class Tokens:
             )["input_ids"]
         return tokens
 
-    def _fill(self, messages: Sequence[ChatMessage], nonce: str) -> str:
+    def _fill(self, messages: Sequence[ChatMessage], nonce: str, *, asks: bool) -> str:
         """The template filled in, special tokens in the messages between marks of ``nonce``."""
         from jinja2 import TemplateError
 
@@ -67,7 +72,7 @@ class Tokens:
         turns = [{"role": each.role, "content": said(each.content)} for each in messages]
         try:
             filled: str = self.hugging.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True
+                turns, tokenize=False, add_generation_prompt=asks
             )
         except TemplateError as error:
             raise EINVAL(
@@ -91,6 +96,25 @@ class Tokens:
             )
         return tokens
 
+    def beginning(self, request: PinRequest, context: int) -> list[int]:
+        """The tokens that every prompt has which goes on from a pin's. Raises EINVAL.
+
+        Of messages, those up to the end of the last: no turn of the assistant is begun.
+        """
+        if not request.salt:
+            raise EINVAL("a pin without a salt would be nobody's", hint="give `salt`")
+        if not request.prompt and not request.messages:
+            raise EINVAL("there is nothing to pin", hint="give `messages` or a `prompt`")
+        tokens = self.encode(request.prompt, request.messages, asks=False)
+        if len(tokens) >= context:
+            raise EINVAL(
+                f"the beginning has {len(tokens)} tokens, the model takes {context - 1}",
+                hint="pin a shorter one; `llm.count` counts tokens",
+                tokens=len(tokens),
+                limit=context - 1,
+            )
+        return tokens
+
     def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
         """The text of tokens, with special ones or without."""
         text: str = self.hugging.decode(tokens, skip_special_tokens=not special)
@@ -105,6 +129,11 @@ def check(request: GenerateRequest) -> None:
         raise EINVAL("a text follows a schema or a grammar, not both", hint="leave one out")
 
 
-def salt_of(request: GenerateRequest) -> str:
+def salt_of(request: GenerateRequest | PinRequest) -> str:
     """What is cached under one salt is used for equal salts only."""
-    return f"salt:{request.salt}" if request.salt else f"owner:{request.owner}"
+    return f"salt:{request.salt}" if request.salt else f"owner:{getattr(request, 'owner', 0)}"
+
+
+def is_salt(salt: str) -> bool:
+    """Whether what ``salt_of`` gave means the same after a reboot; an APID does not."""
+    return salt.startswith("salt:")

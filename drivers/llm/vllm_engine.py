@@ -14,19 +14,23 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drivers.contracts import GenerateRequest, LLMInfo
-from drivers.llm.adapters import Adapters
+from drivers.kv.contract import PinRequest
+from drivers.llm.adapters import ADAPTER_METHODS, Adapters, known, manage
 from drivers.llm.flow import Flow
 from drivers.llm.grammar import compiled
-from drivers.llm.lora_cpu import install
 from drivers.llm.model import fingerprint
-from drivers.llm.shapes import AdapterArguments, CountArguments
+from drivers.llm.shapes import CountArguments
 from drivers.llm.tokens import Tokens, salt_of
+from drivers.llm.vllm_adapters import VLLMBench, lora_arguments
+from drivers.llm.vllm_pause import Paused
+from drivers.llm.vllm_pins import VLLMPins
 from drivers.models import find_model
-from syscalls.errors import EBUSY, EINVAL, EIO, ENODEV
+from syscalls.errors import EINVAL, EIO, ENODEV
 from syscalls.shapes import Usage
 
 if TYPE_CHECKING:
@@ -50,11 +54,11 @@ FINISHED = {"stop": "stop", "length": "length"}
 
 
 class VLLMEngine:
-    """``generate``, ``count``, ``running``, ``load_adapter`` and ``unload_adapter``.
+    """``generate``, ``count``, ``running``, those of adapters, and those of ``VLLMPins``.
 
     Options: ``dtype``, ``context`` (tokens), ``batch`` (sequences), ``kv_bytes``,
     ``gpu_memory`` (part of a GPU's memory, 0 to 1), ``adapters`` (at once; 0 for none),
-    ``adapter_rank`` (the highest).
+    ``adapter_rank`` (the highest); and those of ``VLLMPins``.
     """
 
     window = 256
@@ -67,6 +71,8 @@ class VLLMEngine:
         self._flows: dict[str, Flow] = {}
         self._usage: dict[str, Usage] = {}
         self._adapters: Adapters | None = None
+        self._pins = VLLMPins(spec.options)
+        self._paused = Paused(None)
         self._lent: dict[str, str] = {}
         """Adapters of requests under way."""
 
@@ -100,14 +106,24 @@ class VLLMEngine:
                 driver="llm",
                 retryable=False,
             ) from error
+        self._paused = Paused(self._engine)
+        self._pins.open(self._engine, folder, self._abort)
         self._tokens = Tokens(self._engine.get_tokenizer())
         self._context = int(self._engine.model_config.max_model_len)
-        if self._spec.options.get("adapters"):
-            self._adapters = Adapters(self._engine)
-        return LLMInfo(self._spec.model, "vllm", self._context, fingerprint(folder))
+        if (lora := self._engine.vllm_config.lora_config) is not None:
+            self._adapters = Adapters(VLLMBench(self._engine), int(lora.max_loras))
+        cache = self._engine.vllm_config.cache_config
+        return LLMInfo(
+            self._spec.model,
+            "vllm",
+            self._context,
+            fingerprint(folder),
+            slots=int(self._engine.vllm_config.scheduler_config.max_num_seqs),
+            kv_tokens=int(cache.num_gpu_blocks or 0) * int(cache.block_size),
+            suspends=True,
+        )
 
     def _make(self, folder: Path) -> Any:
-        import vllm
         from vllm.config.structured_outputs import StructuredOutputsConfig
         from vllm.engine.arg_utils import EngineArgs
         from vllm.platforms import current_platform
@@ -127,11 +143,8 @@ class VLLMEngine:
             where["gpu_memory_utilization"] = float(options.get("gpu_memory", 0.85))
             if "kv_bytes" in options:
                 where["kv_cache_memory_bytes"] = int(options["kv_bytes"])
-        if adapters := int(options.get("adapters", 0)):
-            if current_platform.is_cpu():
-                install(vllm.__version__)
-            rank = int(options.get("adapter_rank", 32))
-            where |= {"enable_lora": True, "max_loras": adapters, "max_lora_rank": rank}
+        where |= lora_arguments(options, folder)
+        where |= self._pins.arguments()
         return LLMEngine.from_engine_args(
             EngineArgs(
                 model=str(folder),
@@ -157,49 +170,64 @@ class VLLMEngine:
             job.done(len(self._tokens.encode(count.text, count.messages)))
         elif job.method == "running":
             job.done(int(self._engine.get_num_unfinished_requests()))
-        elif job.method in ("load_adapter", "unload_adapter"):
-            adapter = job.arguments(AdapterArguments)
-            if job.method == "load_adapter":
-                self._known().load(adapter)
-            elif adapter.name in self._lent.values():
-                raise EBUSY(f"the adapter {adapter.name!r} is in use")
-            else:
-                self._known().unload(adapter.name)
-            job.done(None)
+        elif job.method in ADAPTER_METHODS:
+            manage(job, self._adapters)
+        elif job.method == "pin":
+            self._pin(job, job.arguments(PinRequest), self._tokens)
+        elif job.method in VLLMPins.methods:
+            self._pins.answer(job)
         elif job.method == "generate":
             self._add(job, job.arguments(GenerateRequest), self._tokens)
         else:
             raise EINVAL(f"this engine has no method {job.method!r}")
 
     def _add(self, job: Job, request: GenerateRequest, tokens: Tokens) -> None:
-        from vllm.exceptions import VLLMClientError
-
-        adapter = self._known().request(request.adapter) if request.adapter else None
         prompt = tokens.prompt(request, self._context)
         compiled(request)  # says what is wrong better than the engine's own check
         name = str(job.seq)
+        params = self._sampling(request, self._context - len(prompt))
+        params.extra_args = {"kv_transfer_params": {"name": name}}
+        marks = (salt_of(request), request.adapter, request.adapter_path)
+        self._request(name, prompt, params, marks)
+        self._flows[name] = Flow(job, request.pace)
+        self._usage[name] = Usage(prompt=len(prompt))
+
+    def _pin(self, job: Job, request: PinRequest, tokens: Tokens) -> None:
+        from vllm.sampling_params import SamplingParams
+
+        begun = self._pins.begin(job, request, tokens, self._context)
+        params = SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            ignore_eos=True,
+            detokenize=False,
+            extra_args={"kv_transfer_params": begun.said},
+        )
+        marks = (begun.salt, request.adapter, request.adapter_path)
+        self._request(begun.name, begun.tokens, params, marks)
+        self._pins.computing(job, begun)
+
+    def _request(
+        self, name: str, prompt: list[int], params: Any, marks: tuple[str, str, str]
+    ) -> None:
+        """Give a request to the scheduler; ``marks`` are salt, adapter and its folder."""
+        from vllm.exceptions import VLLMClientError
+
+        salt, adapter, folder = marks
+        lora = None
+        if adapter:
+            lora = known(self._adapters).take(adapter, folder)
+            self._lent[name] = adapter
         try:
             self._engine.add_request(
                 name,
-                {"prompt_token_ids": prompt, "cache_salt": salt_of(request)},
-                self._sampling(request, self._context - len(prompt)),
-                lora_request=adapter,
+                {"prompt_token_ids": prompt, "cache_salt": salt},
+                params,
+                lora_request=lora,
             )
         except VLLMClientError as error:
+            self._drop(name)
             raise EINVAL(f"vLLM refuses the request: {error}") from error
-        self._flows[name] = Flow(job, request.pace)
-        self._usage[name] = Usage(prompt=len(prompt))
-        if request.adapter:
-            self._lent[name] = request.adapter
-
-    def _known(self) -> Adapters:
-        """Raises EINVAL where there are none."""
-        if self._adapters is None:
-            raise EINVAL(
-                "this engine was started without room for adapters",
-                hint="leave out `adapter`, or start it with the option `adapters`",
-            )
-        return self._adapters
 
     @staticmethod
     def _sampling(request: GenerateRequest, room: int) -> Any:
@@ -227,38 +255,60 @@ class VLLMEngine:
         )
 
     def cancel(self, job: Job) -> None:
-        """Abort a generation; the scheduler frees its blocks with the next step."""
-        self._drop(str(job.seq))
-        self._engine.abort_request([str(job.seq)])
+        """Abort a generation or a pin; the scheduler frees its blocks with the next step."""
+        self._pins.cancel(job)
+        self._abort(str(job.seq))
         job.cancelled()
 
+    def _abort(self, name: str) -> None:
+        self._drop(name)
+        self._engine.abort_request([name])
+
+    def suspend(self, job: Job, *, on: bool) -> None:
+        """Have a generation stand still, or go on where it was."""
+        if str(job.seq) in self._flows:
+            self._paused.suspend(str(job.seq), on=on)
+
     def _drop(self, name: str) -> None:
+        self._paused.forget(name)
         self._flows.pop(name, None)
         self._usage.pop(name, None)
-        self._lent.pop(name, None)
+        if (adapter := self._lent.pop(name, None)) is not None:
+            known(self._adapters).give_back(adapter)
 
     @property
     def _computing(self) -> bool:
         """Whether the scheduler has something to do, if only to free or save blocks."""
         if self._engine is None:
             return False
+        if self._paused.idle:
+            return self._pins.memory.saving
         scheduler = self._engine.engine_core.engine_core.scheduler
         return bool(self._engine.has_unfinished_requests() or scheduler.has_requests())
 
     @property
     def busy(self) -> bool:
         """Whether there are tokens to compute or pieces to send."""
-        return self._computing or any(flow.ready for flow in self._flows.values())
+        ready = any(flow.ready for flow in self._flows.values())
+        return self._computing or ready or self._pins.waiting
 
     def step(self) -> None:
         """Send what waited for credit, and compute one batch."""
         for flow in self._flows.values():
             flow.send()
-        if not self._computing:
-            return
-        for output in self._engine.step():
-            if (taker := self._flows.get(output.request_id)) is not None:
-                self._take(taker, output)
+        self._paused.step()
+        computing = self._computing
+        if computing:
+            began = time.perf_counter()
+            outputs = self._engine.step()
+            self._pins.memory.stepped(time.perf_counter() - began)
+            for output in outputs:
+                if (taker := self._flows.get(output.request_id)) is not None:
+                    self._take(taker, output)
+                elif output.finished and output.request_id in self._pins:
+                    self._drop(output.request_id)
+                    self._pins.ended(output.request_id, output.outputs[0].finish_reason)
+        self._pins.step(idle=not computing)
 
     def _take(self, flow: Flow, output: Any) -> None:
         usage = self._usage[output.request_id]
@@ -266,9 +316,10 @@ class VLLMEngine:
         usage.completion += len(completion.token_ids)
         usage.cached = max(usage.cached, output.num_cached_tokens or 0)
         if not output.finished:
-            flow.push(completion.text)
+            flow.push(completion.text, len(completion.token_ids))
             return
         self._drop(output.request_id)
+        usage.cached = self._pins.memory.lost.pop(output.request_id, usage.cached)
         finish = FINISHED.get(completion.finish_reason or "")
         if finish is None:
             why = completion.finish_reason
@@ -277,7 +328,8 @@ class VLLMEngine:
             flow.end(completion.text, finish, usage)
 
     def close(self) -> None:
-        """Let vLLM end what it started."""
+        """Write what pins have left to write, and let vLLM end what it started."""
+        self._pins.close()
         self._engine.engine_core.shutdown()
 
 

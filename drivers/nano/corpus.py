@@ -158,7 +158,7 @@ def _seed(
     whole = [call for call, _ in steps] == ["llm.generate"] and not SLOT.search(text)
     for value, is_duration in wanted:
         if not whole:
-            pieces, fixed[value] = _mark(pieces, value, len(fixed), is_duration=is_duration)
+            pieces, fixed[value] = mark(pieces, value, len(fixed), is_duration=is_duration)
     for call, args in steps:
         arguments = []
         for key, value in args.items():
@@ -188,10 +188,13 @@ def _cut(text: str) -> list[Piece]:
     return [piece for piece in [*pieces, Piece(text[at:])] if piece.text]
 
 
-def _mark(
-    pieces: Sequence[Piece], value: str, number: int, *, is_duration: bool
+def mark(
+    pieces: Sequence[Piece], value: str, number: int, *, is_duration: bool = False
 ) -> tuple[list[Piece], str]:
-    """Make the first free stretch that says ``value`` a piece of its own; name its slot."""
+    """Make the first free stretch that says ``value`` a piece of its own; name its slot.
+
+    Raises Unaligned where there is none.
+    """
     for at, piece in enumerate(pieces):
         if piece.slot:
             continue

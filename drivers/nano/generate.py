@@ -89,7 +89,7 @@ class Generator:
         if rng.random() < (0.2 if kind != "nonsense" else 0.0):
             draft = self._composer.surround(draft)
         pieces = self._noise(language, draft.register, draft.pieces)
-        return _example(Draft(language, draft.register, pieces, draft.program))
+        return example_of(Draft(language, draft.register, pieces, draft.program))
 
     def _sort(self, seeds: Sequence[Seed]) -> dict[str, dict[str, list[Seed]]]:
         """Seeds by kind and then by the group within which each is equally likely."""
@@ -145,7 +145,7 @@ def _held(seed: Seed) -> bool:
     return zlib.crc32(text.encode()) % HOLD_OUT == 0
 
 
-def _example(draft: Draft) -> Example | None:
+def example_of(draft: Draft) -> Example | None:
     """Text, target and program of a draft; None where the program cannot be read back."""
     spans, text = dict[str, tuple[int, int]](), ""
     for piece in draft.pieces:

@@ -28,6 +28,7 @@ async def consolidate(
         if record.rid:
             kernel.wrote(record.rid)
     kernel.memory.echoes.hand(caller.apid, [record.content for record in learned.made])
+    kernel.memory.handed.note(caller.apid, [record for record in learned.made if record.rid])
     if learned.made:
         kernel.log(
             "debug", "memory", f"space {space}: {learned.read} read, {len(learned.made)} learned"

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 @handles(ipc.Send)
 async def send(kernel: Kernel, caller: Process, call: ipc.Send) -> ipc.Sent:
     """Into one mailbox."""
+    box = _between(kernel, caller, call.to)
+    if box is not None:
+        message = kernel.message(caller, call.body, type=call.type, reply_to=call.reply_to)
+        bound = kernel.settings.mailbox
+        return ipc.Sent(id=await kernel.mailboxes.send(box, message, bound=bound))
     receiver = monitor.target(kernel, caller, call.to, "ipc.send")
     if receiver.state == "ZOMBIE":
         raise ESRCH(f"process {receiver.apid} ({receiver.name}) has ended")
@@ -28,6 +33,13 @@ async def send(kernel: Kernel, caller: Process, call: ipc.Send) -> ipc.Sent:
         bound=kernel.mailbox_bound(receiver),
     )
     return ipc.Sent(id=number)
+
+
+def _between(kernel: Kernel, caller: Process, to: int | str) -> int | None:
+    """The mailbox of a supervised process that is named while it is started again."""
+    if not isinstance(to, str) or not kernel.supervised.is_set() or kernel.processes.named(to):
+        return None
+    return kernel.supervision.box(to) if caller.caps.on("ipc.send") else None
 
 
 @handles(ipc.Recv, waits=True)

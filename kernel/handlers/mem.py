@@ -106,6 +106,7 @@ async def read(kernel: Kernel, caller: Process, call: mem.Read) -> mem.Records:
             )
     await held.noted(kernel, "mem.read", [record.rid for record in records])
     memory.echoes.hand(caller.apid, [record.content for record in records])
+    memory.handed.note(caller.apid, records)
     return mem.Records(records=records)
 
 
@@ -133,6 +134,7 @@ async def _read_past(kernel: Kernel, caller: Process, call: mem.Read) -> mem.Rec
             )
     await held.noted(kernel, "mem.read", [record.rid for record in records])
     kernel.memory.echoes.hand(caller.apid, [record.content for record in records])
+    kernel.memory.handed.note(caller.apid, records)
     return mem.Records(records=records)
 
 
@@ -142,6 +144,7 @@ async def search(kernel: Kernel, caller: Process, call: mem.Search) -> mem.Hits:
     spaces = await monitor.visible(kernel, caller, call.space)
     hits = await kernel.memory.search(spaces, call)
     kernel.memory.echoes.hand(caller.apid, [hit.content for hit in hits.hits])
+    kernel.memory.handed.found(caller.apid, hits.hits)
     return hits
 
 
@@ -190,6 +193,7 @@ async def facts(kernel: Kernel, caller: Process, call: mem.Facts) -> mem.Records
     )
     await held.noted(kernel, "mem.facts", [record.rid for record in records], call.entity)
     kernel.memory.echoes.hand(caller.apid, [record.content for record in records])
+    kernel.memory.handed.note(caller.apid, records)
     return mem.Records(records=records)
 
 

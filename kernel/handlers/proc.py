@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 @handles(proc.Spawn, waits=True)
 async def spawn(kernel: Kernel, caller: Process, call: proc.Spawn) -> proc.Spawned:
-    """Start a process."""
+    """Start a process; one that is to be started again, by init."""
+    if call.restart != "temporary":
+        return proc.Spawned(apid=await kernel.supervision.adopt(caller, call))
     return proc.Spawned(apid=await kernel.nurse.spawn(caller, call))
 
 

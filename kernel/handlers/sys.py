@@ -105,9 +105,9 @@ def _wanted(kernel: Kernel, caller: Process, call: sys.Trace) -> Callable[[Trace
 
 
 @handles(sys.Alarm)
-def alarm(kernel: Kernel, caller: Process, call: sys.Alarm) -> Empty:
-    """Send the caller a message later; lost at a reboot."""
-    kernel.alarm(caller, call.after, call.message)
+async def alarm(kernel: Kernel, caller: Process, call: sys.Alarm) -> Empty:
+    """Send the caller a message later; lost at a reboot, unless it is durable."""
+    await kernel.alarms.set(caller, call.after, call.message, durable=call.durable)
     return Empty()
 
 

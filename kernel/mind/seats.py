@@ -105,6 +105,10 @@ class Sleeper:
             async for piece in pieces:
                 yield piece
 
+    def suspend(self, request: GenerateRequest, *, on: bool) -> None:
+        """Have a generation stand still, or go on."""
+        self._model.suspend(request, on=on)
+
     async def count(self, text: str | None, messages: list[ChatMessage] | None) -> int:
         """Tokens of a text or of messages."""
         self._wanted.set()

@@ -146,16 +146,30 @@ class Limit(Call, kw_only=True):
 
 @syscall(11, "proc.link")
 class Link(Call, kw_only=True):
-    """Tie two processes: when one fails, the other gets TERM."""
+    """Tie the caller and another process: when one fails, the other gets TERM.
+
+    With ``trap`` the caller gets a message of type ``exit`` from init (APID 1) instead, with
+    the other's Exit, and also when it ends normally; a second call changes ``trap``. ``off``
+    unties them. A tie ends with either process. Raises ESRCH (for one that has ended, unless
+    the caller traps: then the message comes at once).
+    """
 
     target: Target
+    trap: bool = False
+    off: bool = False
 
 
 @syscall(12, "proc.monitor")
 class Monitor(Call, kw_only=True):
-    """Ask for a message when a process ends."""
+    """Have a message sent to the caller when a process ends.
+
+    It is from init (APID 1), of type ``down``, and holds the Exit: once for each process, at
+    once for one that has ended, in a full mailbox too. ``off`` ends it. Raises ESRCH (never
+    there, or forgotten).
+    """
 
     target: Target
+    off: bool = False
 
 
 @syscall(13, "proc.checkpoint")

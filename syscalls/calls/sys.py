@@ -104,10 +104,15 @@ class ClockCall(Call, kw_only=True):
 
 @syscall(165, "sys.alarm")
 class Alarm(Call, kw_only=True):
-    """Put a message into the caller's mailbox after some seconds."""
+    """Put a message of type ``alarm`` into the caller's mailbox after some seconds.
+
+    With ``durable`` it also comes after a reboot, when its time is over by then at once; only
+    for a process that is supervised, as any other is gone by then. Raises EINVAL.
+    """
 
     after: Seconds
     message: str = ""
+    durable: bool = False
 
 
 @syscall(166, "sys.session", reply=SessionInfo)

@@ -11,6 +11,7 @@ from userland.screen import clock, short
 def strace_arguments(parser: argparse.ArgumentParser) -> None:
     """Whose, and which."""
     parser.add_argument("-f", "--follow", action="store_true", help="those to come")
+    parser.add_argument("-p", "--attach", metavar="APID", help="those to come of this process")
     parser.add_argument("-e", "--call", help="only this call, such as mem.write")
     parser.add_argument("-n", "--limit", type=int, default=100, help="most lines")
     parser.add_argument("-l", "--long", action="store_true", help="do not cut lines")
@@ -19,13 +20,14 @@ def strace_arguments(parser: argparse.ArgumentParser) -> None:
 
 def strace(context: Context, options: argparse.Namespace) -> int:
     """The syscalls, one a line."""
+    named = options.attach or options.target
     call = Trace(
-        target=None if options.target is None else reference(options.target),
+        target=None if named is None else reference(named),
         call=options.call,
         limit=options.limit,
-        follow=options.follow,
+        follow=options.follow or options.attach is not None,
     )
-    if not options.follow:
+    if not call.follow:
         found = context.client.call(call)
         if context.json:
             context.value(found)
@@ -33,7 +35,7 @@ def strace(context: Context, options: argparse.Namespace) -> int:
         for line in found.lines:
             context.screen.line(trace_text(line, WIDE if options.long else NARROW))
         return 0
-    gaps = Gaps(context, counted=options.target is None and options.call is None)
+    gaps = Gaps(context, counted=named is None and options.call is None)
     with context.client.stream(call) as stream:
         for line in stream:
             gaps.before(line.seq)

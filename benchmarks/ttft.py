@@ -1,0 +1,202 @@
+"""Time to the first token of a short question about a long context: computed, restored, there.
+
+    cold      a new engine process that has nothing of the context: all of it is computed
+    hit       the same process, the context pinned: the engine has it
+    restored  the next engine process, with the same folder of keys and values: read from disk
+
+The model has about 80 million random weights in the shape of a small one of today (9 heads of
+which 3 have keys and values); each word is one token, so that a text can be compared token by
+token. Greedy text must be the same in all three, and what is said to be cached must be what was
+pinned. Each figure is the median of ``ROUNDS`` contexts, in seconds from the call to the first
+piece; the engine has answered one unrelated short prompt before, in each process.
+
+``ours`` is restored, ``floor`` is cold, ``ratio`` is ours over the floor at 6k tokens: at most
+0.10. ``over_hit`` is restored over hit: at most 2.
+"""
+
+import argparse
+import random
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from benchmarks._harness import percentile, report
+from drivers.contracts import GenerateRequest
+from drivers.kv.contract import PinRequest
+from drivers.llm import make_llm
+from drivers.llm.hosted import HostedLLM
+
+CONTEXTS = (1500, 6000)
+"""Tokens."""
+QUESTION = 12
+ANSWER = 32
+ROUNDS = 3
+WORDS = 4096
+KV_BYTES = {1500: 1 << 30, 6000: 2 << 30}
+TRUE = {"vllm": {"kv_bytes": 2 << 30}, "transformers": {"prefix_bytes": 2 << 30}}
+
+
+class WallClock:
+    """The machine's own."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return time.monotonic()
+
+
+def make_model(folder: Path) -> int:
+    """A model with random weights, and a tokenizer of one word a token; its parameters."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = {f"w{number}": number for number in range(WORDS)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(str(folder))
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=WORDS,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=22,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+        initializer_range=0.05,  # so that greedy text varies
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(str(folder))
+    return sum(weights.numel() for weights in model.parameters())
+
+
+def words(seed: str, count: int) -> str:
+    """Random words, one token each."""
+    chooser = random.Random(seed)
+    return " ".join(f"w{chooser.randrange(WORDS)}" for _ in range(count))
+
+
+@asynccontextmanager
+async def engine(name: str, folder: Path) -> AsyncIterator[HostedLLM]:
+    """An engine process that has answered something; ``folder`` has model and saved state."""
+    options: dict[str, Any] = {
+        "kv_dir": str(folder / "kv"),
+        "kv_ram": 1 << 30,
+        "kv_disk": 8 << 30,
+        "kv_pinned": 0.9,
+        **TRUE[name],
+    }
+    llm = make_llm(
+        str(folder / "model"),
+        engine=name,
+        run_dir=folder,
+        log=lambda *_: None,
+        clock=WallClock(),
+        options=options,
+    )
+    assert isinstance(llm, HostedLLM)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(llm.run)
+        await llm.ready()
+        await ask(llm, words("warm", 40), "warm")
+        yield llm
+        nursery.cancel_scope.cancel()
+
+
+class Asked:
+    """What came of a question."""
+
+    def __init__(self) -> None:
+        self.first = 0.0
+        self.cached = 0
+        self.text: list[str] = []
+
+
+async def ask(llm: HostedLLM, prompt: str, salt: str) -> Asked:
+    """Greedy text, and when it began."""
+    asked = Asked()
+    parts = []
+    began = time.perf_counter()
+    async for piece in llm.generate(
+        GenerateRequest(prompt=prompt, salt=salt, max_tokens=ANSWER, temperature=0.0)
+    ):
+        asked.first = asked.first or time.perf_counter() - began
+        parts.append(piece.text)
+        if piece.usage is not None:
+            asked.cached = piece.usage.cached
+            assert piece.usage.completion == ANSWER
+    asked.text = "".join(parts).split()
+    return asked
+
+
+async def measure(name: str, folder: Path, size: int) -> dict[str, float]:
+    """Medians for one length of context, in seconds."""
+    cases = [(f"{size}/{turn}", words(f"{size}/{turn}", size)) for turn in range(ROUNDS)]
+    question = words("question", QUESTION)
+    cold, hits, restored, pins = [], [], [], []
+    async with engine(name, folder) as llm:
+        for salt, context in cases:
+            cold.append(await ask(llm, f"{context} {question}", salt))
+            pins.append(await llm.pin(PinRequest(salt, prompt=context, salt=salt)))
+            hits.append(await ask(llm, f"{context} {question}", salt))
+    async with engine(name, folder) as llm:
+        for salt, context in cases:
+            restored.append(await ask(llm, f"{context} {question}", salt))
+        _, figures = await llm.held()
+    for first, hit, back, pin in zip(cold, hits, restored, pins, strict=True):
+        assert first.cached == 0, first.cached
+        assert back.cached == pin.tokens, (back.cached, pin.tokens)
+        assert hit.cached >= pin.tokens, (hit.cached, pin.tokens)
+        assert first.text == hit.text == back.text, "the text is another"
+        assert len(set(first.text)) > 2, "a text that says nothing compares nothing"
+    assert figures.restored == sum(len(pin.blocks) for pin in pins), figures
+    return {
+        "cold": percentile([each.first for each in cold], 0.5),
+        "hit": percentile([each.first for each in hits], 0.5),
+        "restored": percentile([each.first for each in restored], 0.5),
+        "bytes": pins[0].bytes,
+        "tokens": pins[0].tokens,
+    }
+
+
+async def run(name: str) -> None:
+    """Measure one engine and say what came out."""
+    with tempfile.TemporaryDirectory(prefix="engram-bench-") as place:
+        folder = Path(place)
+        parameters = make_model(folder / "model")
+        found = {size: await measure(name, folder, size) for size in CONTEXTS}
+    short, long = (found[size] for size in CONTEXTS)
+    report(
+        "ttft",
+        long["restored"],
+        long["cold"],
+        long["restored"] / long["cold"],
+        unit="s",
+        bound=0.10,
+        engine=name,
+        parameters=parameters,
+        over_hit=long["restored"] / long["hit"],
+        bound_over_hit=2.0,
+        ratio_short=short["restored"] / short["cold"],
+        over_hit_short=short["restored"] / short["hit"],
+        long=long,
+        short=short,
+    )
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--engine", choices=list(TRUE), default="vllm")
+    trio.run(run, arguments.parse_args().engine)

@@ -1,0 +1,58 @@
+"""The tensors in which vLLM has its blocks, one block at a time.
+
+    "model.layers.0.self_attn.attn"   [ block ][ heads, tokens, keys and values ]
+    "model.layers.1.self_attn.attn"   [ block ][ ...
+
+What is behind the first dimension is read from the tensors: each attention backend has its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from drivers.kv.tensors import layout, planes, tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from drivers.kv.image import Image, Plane
+
+
+class Slots:
+    """Where blocks are computed, used, saved from and restored to."""
+
+    def __init__(self, caches: Mapping[str, Tensor], count: int) -> None:
+        """``caches`` by layer; ``count`` is the scheduler's number of blocks.
+
+        Where a kernel wants smaller blocks than the scheduler, several of its blocks are one
+        here. Raises ValueError when the tensors have no such number of blocks.
+        """
+        self._caches: dict[str, Tensor] = {}
+        for layer, cache in caches.items():
+            if not cache.dim() or cache.shape[0] % count:
+                raise ValueError(f"{layer} has the shape {tuple(cache.shape)}: no {count} blocks")
+            whole = cache.shape[0] == count
+            self._caches[layer] = cache if whole else cache.unflatten(0, (count, -1))
+        self.layout = layout({layer: cache[0] for layer, cache in self._caches.items()})
+        self.block_bytes = sum(cache[0].nbytes for cache in self._caches.values())
+
+    @property
+    def strides(self) -> str:
+        """How the numbers of a block follow each other, and the device that they are for."""
+        shapes = {str(cache.stride()[1:]) for cache in self._caches.values()}
+        devices = {cache.device.type for cache in self._caches.values()}
+        return f"{sorted(shapes)} {sorted(devices)}"
+
+    def read(self, block: int) -> dict[str, Plane]:
+        """A block's keys and values. On a CPU they are not copied: keep them at once."""
+        return planes({layer: cache[block] for layer, cache in self._caches.items()})
+
+    def write(self, block: int, image: Image) -> None:
+        """Put a saved block in its place. Raises ValueError, RuntimeError; then part is there."""
+        saved = tensors(image)
+        if saved.keys() != self._caches.keys():
+            raise ValueError("the saved block has other layers")
+        for layer, cache in self._caches.items():
+            cache[block].copy_(saved[layer])

@@ -1,0 +1,1 @@
+"""Parametric memory: LoRA adapters, trained in a process of their own."""

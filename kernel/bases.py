@@ -1,0 +1,147 @@
+"""The models that adapters are for: what training takes of them, and how they are asked.
+
+base     weights                    a question is asked as          its answer
+nano     those beside its code      an intent, under its grammar    a program
+model    those that are attached    what a user says                text
+"""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from drivers.contracts import GenerateRequest
+from drivers.lora.contract import Example
+from kernel.generation import generate
+from syscalls.errors import EINVAL, ENODEV
+from syscalls.shapes import ChatMessage
+from ums.questions import GENERAL
+
+if TYPE_CHECKING:
+    from drivers.contracts import LLM
+    from kernel.kernel import Kernel
+    from procs.process import Process
+    from ums.questions import Question
+
+REMOTE = "openai:"
+REFERENCE = 24
+"""Tokens of a general model's own answers that are to stay likely."""
+SALT = "kernel/lora"
+
+
+class Base(msgspec.Struct, frozen=True):
+    """A model that can be trained."""
+
+    name: str
+    """``nano`` or ``model``."""
+    folder: str
+    """Folder or hub name of its weights."""
+    recipe: str
+
+
+def base_of(kernel: Kernel, name: str) -> Base:
+    """The base that a call names; empty for the attached model, else nano.
+
+    Raises EINVAL, ENODEV.
+    """
+    name = name or ("nano" if kernel.llm.state == "absent" else "model")
+    if name == "nano":
+        from kernel.mind.seats import nano_weights
+
+        folder = nano_weights()
+        if folder is None:
+            raise ENODEV("the weights of nano are not installed")
+        return Base(name, str(folder), "nano")
+    if name != "model":
+        raise EINVAL(f"there is no base {name!r}", hint="it is `nano` or `model`")
+    model = kernel.settings.model
+    if model == "none":
+        raise ENODEV("no language model is attached", hint="boot with `--model FOLDER_OR_NAME`")
+    if model.startswith(REMOTE):
+        raise ENODEV(
+            "the weights of a model on a server are not here to be trained on",
+            hint="train on a model that runs on this machine",
+        )
+    return Base(name, model, "text")
+
+
+def example(base: Base, question: Question) -> Example:
+    """A question as the base is taught it, and measured by."""
+    if base.name == "model" and not question.raw:
+        messages = [ChatMessage(role="user", content=question.prompt)]
+        return Example(
+            question.answer, messages=messages, accept=question.accept, group=question.group
+        )
+    return Example(
+        question.answer, question.prompt, accept=question.accept, group=question.group
+    )
+
+
+async def regression(kernel: Kernel, base: Base) -> list[Example]:
+    """What the base is not to lose: for nano intents of all kinds, for a model what it says now.
+
+    Raises ENODEV, EIO.
+    """
+    if base.name == "nano":
+        from drivers.lora.nano import regression_examples
+
+        return regression_examples()
+    kept: list[Example] = []
+    for text in GENERAL:
+        request = _asked(base, text, raw=False, most=REFERENCE)
+        request.salt = SALT
+        said = await _text(kernel.llm.generate(request))
+        if said:
+            kept.append(Example(said, messages=request.messages))
+    return kept
+
+
+async def answer(
+    kernel: Kernel, caller: Process, base: Base, question: Question, adapter: str, most: int
+) -> str:
+    """What the base says to a question with an adapter, for ``caller``.
+
+    Raises what ``kernel.generation.generate`` raises.
+    """
+    request = _asked(base, question.prompt, raw=question.raw, most=most)
+    request.adapter = adapter
+    engine: LLM = kernel.machine.nano if base.name == "nano" else kernel.llm
+    said = await _text(generate(kernel, caller, request, engine))
+    return _program(said, question.prompt) if base.name == "nano" else said.strip()
+
+
+def _asked(base: Base, text: str, *, raw: bool, most: int) -> GenerateRequest:
+    if base.name == "nano":
+        from drivers.nano import dialect
+
+        return GenerateRequest(
+            prompt=dialect.render(text),
+            grammar=dialect.grammar(text, dialect.CALLS),
+            special=True,
+            max_tokens=dialect.MOST_TOKENS,
+            stop=[dialect.STOP],
+        )
+    if raw:
+        return GenerateRequest(prompt=text, max_tokens=most)
+    return GenerateRequest(messages=[ChatMessage(role="user", content=text)], max_tokens=most)
+
+
+def _program(said: str, text: str) -> str:
+    """What nano wrote as the JSON of its program; as it is where it is none."""
+    from drivers.nano import dialect
+
+    try:
+        steps = dialect.parse(said, text)
+    except dialect.Malformed:
+        return said
+    return msgspec.json.encode(steps, order="deterministic").decode()
+
+
+async def _text(pieces: object) -> str:
+    texts = []
+    async with aclosing(pieces) as coming:  # type: ignore[type-var]
+        async for piece in coming:  # type: ignore[attr-defined]
+            texts.append(piece.text)
+    return "".join(texts)
