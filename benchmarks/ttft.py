@@ -7,7 +7,7 @@
 The model has about 80 million random weights in the shape of a small one of today (9 heads of
 which 3 have keys and values); each word is one token, so that a text can be compared token by
 token. Greedy text must be the same in all three, and what is said to be cached must be what was
-pinned. Each figure is the median of ``ROUNDS`` contexts, in seconds from the call to the first
+pinned. Each figure is the median of a few contexts, in seconds from the call to the first
 piece; the engine has answered one unrelated short prompt before, in each process.
 
 ``ours`` is restored, ``floor`` is cold, ``ratio`` is ours over the floor at 6k tokens: at most
@@ -21,7 +21,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 
@@ -35,10 +35,8 @@ CONTEXTS = (1500, 6000)
 """Tokens."""
 QUESTION = 12
 ANSWER = 32
-ROUNDS = 3
 WORDS = 4096
-KV_BYTES = {1500: 1 << 30, 6000: 2 << 30}
-TRUE = {"vllm": {"kv_bytes": 2 << 30}, "transformers": {"prefix_bytes": 2 << 30}}
+OPTIONS = {"vllm": {"kv_bytes": 2 << 30}, "transformers": {"prefix_bytes": 2 << 30}}
 
 
 class WallClock:
@@ -96,7 +94,7 @@ async def engine(name: str, folder: Path) -> AsyncIterator[HostedLLM]:
         "kv_ram": 1 << 30,
         "kv_disk": 8 << 30,
         "kv_pinned": 0.9,
-        **TRUE[name],
+        **OPTIONS[name],
     }
     llm = make_llm(
         str(folder / "model"),
@@ -141,42 +139,68 @@ async def ask(llm: HostedLLM, prompt: str, salt: str) -> Asked:
     return asked
 
 
-async def measure(name: str, folder: Path, size: int) -> dict[str, float]:
-    """Medians for one length of context, in seconds."""
-    cases = [(f"{size}/{turn}", words(f"{size}/{turn}", size)) for turn in range(ROUNDS)]
-    question = words("question", QUESTION)
-    cold, hits, restored, pins = [], [], [], []
+class Case(NamedTuple):
+    """One context; each is asked about under a salt of its own."""
+
+    salt: str
+    context: str
+
+    @property
+    def asked(self) -> str:
+        """The prompt: nothing but the context is pinned."""
+        return f"{self.context} {words('question', QUESTION)}"
+
+
+async def measure(name: str, folder: Path, rounds: int) -> dict[int, dict[str, float]]:
+    """Medians for each length of context, in seconds."""
+    cases = {
+        size: [
+            Case(f"{size}/{turn}", words(f"{size}/{turn}", size - QUESTION))
+            for turn in range(rounds)
+        ]
+        for size in CONTEXTS
+    }
+    every = [case for size in CONTEXTS for case in cases[size]]
+    cold, hit, back, pins = {}, {}, {}, {}
     async with engine(name, folder) as llm:
-        for salt, context in cases:
-            cold.append(await ask(llm, f"{context} {question}", salt))
-            pins.append(await llm.pin(PinRequest(salt, prompt=context, salt=salt)))
-            hits.append(await ask(llm, f"{context} {question}", salt))
+        for case in every:
+            cold[case] = await ask(llm, case.asked, case.salt)
+            pins[case] = await llm.pin(PinRequest(case.salt, prompt=case.context, salt=case.salt))
+            hit[case] = await ask(llm, case.asked, case.salt)
     async with engine(name, folder) as llm:
-        for salt, context in cases:
-            restored.append(await ask(llm, f"{context} {question}", salt))
+        for case in every:
+            back[case] = await ask(llm, case.asked, case.salt)
         _, figures = await llm.held()
-    for first, hit, back, pin in zip(cold, hits, restored, pins, strict=True):
-        assert first.cached == 0, first.cached
-        assert back.cached == pin.tokens, (back.cached, pin.tokens)
-        assert hit.cached >= pin.tokens, (hit.cached, pin.tokens)
-        assert first.text == hit.text == back.text, "the text is another"
-        assert len(set(first.text)) > 2, "a text that says nothing compares nothing"
-    assert figures.restored == sum(len(pin.blocks) for pin in pins), figures
+    for case in every:
+        check(cold[case], hit[case], back[case], pins[case].tokens)
+    assert figures.restored == sum(len(pin.blocks) for pin in pins.values()), figures
     return {
-        "cold": percentile([each.first for each in cold], 0.5),
-        "hit": percentile([each.first for each in hits], 0.5),
-        "restored": percentile([each.first for each in restored], 0.5),
-        "bytes": pins[0].bytes,
-        "tokens": pins[0].tokens,
+        size: {
+            "cold": percentile([cold[case].first for case in cases[size]], 0.5),
+            "hit": percentile([hit[case].first for case in cases[size]], 0.5),
+            "restored": percentile([back[case].first for case in cases[size]], 0.5),
+            "bytes": pins[cases[size][0]].bytes,
+            "tokens": pins[cases[size][0]].tokens,
+        }
+        for size in CONTEXTS
     }
 
 
-async def run(name: str) -> None:
+def check(cold: Asked, hit: Asked, back: Asked, pinned: int) -> None:
+    """The same words, and honest counts."""
+    assert cold.cached == 0, cold.cached
+    assert back.cached == pinned, (back.cached, pinned)
+    assert hit.cached >= pinned, (hit.cached, pinned)
+    assert cold.text == hit.text == back.text, "the text is another"
+    assert len(set(cold.text)) > 2, "a text that says nothing compares nothing"
+
+
+async def run(name: str, rounds: int) -> None:
     """Measure one engine and say what came out."""
     with tempfile.TemporaryDirectory(prefix="engram-bench-") as place:
         folder = Path(place)
         parameters = make_model(folder / "model")
-        found = {size: await measure(name, folder, size) for size in CONTEXTS}
+        found = await measure(name, folder, rounds)
     short, long = (found[size] for size in CONTEXTS)
     report(
         "ttft",
@@ -187,6 +211,7 @@ async def run(name: str) -> None:
         bound=0.10,
         engine=name,
         parameters=parameters,
+        rounds=rounds,
         over_hit=long["restored"] / long["hit"],
         bound_over_hit=2.0,
         ratio_short=short["restored"] / short["cold"],
@@ -198,5 +223,7 @@ async def run(name: str) -> None:
 
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("--engine", choices=list(TRUE), default="vllm")
-    trio.run(run, arguments.parse_args().engine)
+    arguments.add_argument("--engine", choices=list(OPTIONS), default="vllm")
+    arguments.add_argument("--rounds", type=int, default=3)
+    chosen = arguments.parse_args()
+    trio.run(run, chosen.engine, chosen.rounds)

@@ -464,6 +464,8 @@ class LLMInfo(msgspec.Struct, frozen=True):
     """Why this engine, where ``auto`` chose it."""
     sees: bool = False
     """Whether messages may have pictures."""
+    keeps: bool = True
+    """Whether prefixes can be pinned in it; a server elsewhere keeps its own."""
     slots: int = 0
     """Generations that it does well at once; 0 where it does not say."""
     kv_tokens: int = 0

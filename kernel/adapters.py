@@ -18,11 +18,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
+import trio
 
 from kernel import monitor
 from procs.process import Worn
 from syscalls.calls import lora
-from syscalls.errors import ECONFLICT, EINVAL, ENOENT, EPERM
+from syscalls.errors import EBUSY, ECONFLICT, EINVAL, ENOENT, EPERM, EngramError
 from ums.adapters import Reference, Version, Versions, VersionsStatistics, reference
 from ums.roots import doubt, missing
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 BARE = "none"
 """What ``adapter`` says in a generation that is to be the base's own, whatever is attached."""
+TRIES, PAUSE = 600, 1.0
+"""How often, and after how many seconds, an engine is asked again to let go of an adapter."""
 JOBS = ".jobs"
 """Folder of the folders of jobs."""
 GONE = frozenset({"forget", "delete", "expire"})
@@ -290,6 +293,27 @@ class Adapters:
             await hook(ended)
         for version in ended:
             await self.erase(version)
+            if version.digest:
+                self._kernel.start_soon(self._unload, version)
+
+    async def _unload(self, version: Version) -> None:
+        """Have an engine that holds it let go of a version, once no request has it any more."""
+        engine = self.engine(version.base)
+        unload = getattr(engine, "unload_adapter", None)
+        if unload is None or engine.info is None:
+            return  # an engine that holds none, or was never started
+        for _ in range(TRIES):
+            try:
+                await unload(version.identity)
+            except EBUSY:
+                await trio.sleep(PAUSE)
+            except ENOENT:
+                return
+            except EngramError as error:
+                self._kernel.log("debug", "lora", f"{version.identity}: {error.message}")
+                return
+            else:
+                return
 
     def _take_off(self, adapters: dict[str, Worn], version: Version, *, keep: bool) -> None:
         held = adapters.get(version.base)

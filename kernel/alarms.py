@@ -84,9 +84,7 @@ class Alarms:
             return
         message = kernel.message(kernel.init, text, type="alarm")
         try:
-            await kernel.mailboxes.send(
-                process.apid, message, bound=kernel.mailbox_bound(process)
-            )
+            await kernel.mailboxes.send(process.apid, message, bound=kernel.mailbox_bound(process))
             self._rung += 1
         except EAGAIN:
             kernel.log("warning", "alarm", f"the mailbox of {process.apid} is full: alarm lost")

@@ -8,12 +8,12 @@ model    those that are attached    what a user says                text
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from drivers.contracts import GenerateRequest
-from drivers.lora.contract import Example
+from drivers.lora.contract import Example, TrainSpec
 from kernel.generation import generate
 from syscalls.errors import EINVAL, ENODEV
 from syscalls.shapes import ChatMessage
@@ -39,6 +39,13 @@ class Base(msgspec.Struct, frozen=True):
     folder: str
     """Folder or hub name of its weights."""
     recipe: str
+
+
+class _Step(msgspec.Struct):
+    """A call of a program."""
+
+    call: str
+    args: dict[str, Any] = {}
 
 
 def base_of(kernel: Kernel, name: str) -> Base:
@@ -67,16 +74,58 @@ def base_of(kernel: Kernel, name: str) -> Base:
     return Base(name, model, "text")
 
 
+def suited(base: Base) -> TrainSpec:
+    """What suits a base, without examples."""
+    spec = TrainSpec(base.folder, [], base.recipe)
+    if base.name == "nano":
+        from drivers.lora.nano import suit
+
+        spec = suit(spec)
+    return spec
+
+
 def example(base: Base, question: Question) -> Example:
-    """A question as the base is taught it, and measured by."""
+    """A question as the base is taught it, and measured by. Raises EINVAL for what is none."""
     if base.name == "model" and not question.raw:
         messages = [ChatMessage(role="user", content=question.prompt)]
         return Example(
             question.answer, messages=messages, accept=question.accept, group=question.group
         )
-    return Example(
-        question.answer, question.prompt, accept=question.accept, group=question.group
-    )
+    if base.name == "nano":
+        for program in (question.answer, *question.accept):
+            _check(program, question.prompt)
+    return Example(question.answer, question.prompt, accept=question.accept, group=question.group)
+
+
+def _check(program: str, text: str) -> None:
+    """Raises EINVAL for what nano cannot write."""
+    from drivers.nano import dialect
+
+    try:
+        steps = msgspec.json.decode(program, type=list[_Step])
+    except msgspec.DecodeError as error:
+        raise EINVAL(
+            f"the example {text!r} has no program: {error}",
+            hint='`program` is a list such as [{"call": "proc.list", "args": {}}]',
+        ) from error
+    unknown = [step.call for step in steps if step.call not in dialect.CALLS]
+    if unknown:
+        raise EINVAL(f"nano knows no call {unknown[0]}", hint=", ".join(dialect.CALLS))
+
+
+def is_right(base: Base, question: Question, said: str) -> bool:
+    """Whether an answer is the right one, or one of them."""
+    wanted = (question.answer, *question.accept)
+    if base.name != "nano":
+        return said.strip() in wanted
+    from drivers.nano.score import accepted
+
+    try:
+        program = msgspec.json.decode(said, type=list[_Step])
+    except msgspec.DecodeError:
+        return False  # nano wrote what is no program
+    known = [msgspec.json.decode(each, type=list[_Step]) for each in wanted]
+    return accepted([msgspec.to_builtins(each) for each in known], msgspec.to_builtins(program))
 
 
 async def regression(kernel: Kernel, base: Base) -> list[Example]:

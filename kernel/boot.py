@@ -190,7 +190,8 @@ async def real_machine(
                     "kv_dir": str(data / "kv"),
                     "kv_ram": settings.kv_ram,
                     "kv_disk": settings.kv_disk,
-                },
+                }
+                | settings.options(),
             )
             nano = make_nano(settings, log, clock)
             spawner = Launcher(zygote, settings.runtime, settings.data)

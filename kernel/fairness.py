@@ -35,7 +35,7 @@ QUANTUM = 4096.0
 closer fairness."""
 LEAD = 1.5 * QUANTUM
 """Cost by which a running one must be ahead of a waiting one before it is suspended for it."""
-LOOKAHEAD = 32
+LOOKAHEAD = 128
 """Requests of one process that are compared."""
 COMPARED = 256
 """Requests that are compared in all."""

@@ -51,6 +51,7 @@ class Begun(msgspec.Struct):
     begins: list[Prefix] = []
     """The pins that it begins with: the attached one, and a longer promotion."""
     wish: Wish | None = None
+    adapter: str = ""
 
 
 class Habits:
@@ -78,7 +79,8 @@ class Habits:
                 request.prompt = "\n\n".join([*(one.content for one in messages), request.prompt])
             else:
                 request.messages = before(messages, request.messages or [])
-        if request.messages and not request.adapter and caller.space:
+        begun.adapter = request.adapter
+        if request.messages and caller.space:
             begun.messages = request.messages
             self._watch(begun, len(words))
         return begun
@@ -87,13 +89,13 @@ class Habits:
         """See which pin a generation begins with, and whether one is due."""
         whole, longest = flat(begun.messages), None
         for row in self._pins.table.of(begun.space):
-            if row.messages and row.salt == begun.salt and not row.adapter:
+            if row.messages and (row.salt, row.adapter) == (begun.salt, begun.adapter):
                 text = flat(row.messages)
                 if len(text) > covered and whole.startswith(text):
                     covered, longest = len(text), row
         if longest is not None:
             begun.begins = [*begun.begins, longest]
-        if self._kernel.settings.promote == "on":
+        if self._kernel.settings.promote == "on" and not begun.adapter:
             now = self._kernel.clock.now()
             begun.wish = self.policy.saw(begun.apid, begun.messages, covered, now)
 
@@ -109,8 +111,7 @@ class Habits:
             used.at = self._kernel.clock.now()
             used.hits += bool(cached)
             used.saved += prefix.kept[0].prefill * cached / prefix.tokens
-        keeps = hasattr(self._kernel.llm, "pin")
-        if begun.wish is not None and keeps and len(self._wishes) < WISHES:
+        if begun.wish is not None and self._pins.keeping.keeps and len(self._wishes) < WISHES:
             self._wishes.append(begun)
             self._pins.keeping.nudge()
 

@@ -2,7 +2,7 @@
 
 procs  "s" + digest   an Identity: the mailbox of a supervised child, and how to start it
        "t" + mailbox (8 bytes) + number (8 bytes)   an Alert: a message to come
-       "c" + digest   when a schedule last ran (a msgpack float)
+       "r" + digest   when a schedule last ran (a msgpack float)
 
 A digest is of the name, which may be longer than a key. A mailbox's number is an APID that no
 process has (``Mailboxes.keep``).
@@ -21,7 +21,7 @@ from syscalls.calls import proc
 if TYPE_CHECKING:
     from drivers.contracts import Store
 
-IDENTITY, ALERT, SCHEDULE = b"s", b"t", b"c"
+IDENTITY, ALERT, SCHEDULE = b"s", b"t", b"r"
 DIGEST = 16
 
 

@@ -13,34 +13,32 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
 
-from kernel import monitor
+from kernel import monitor, services
 from kernel.identities import Identities, Identity
 from kernel.nurse import Incarnation
 from kernel.plans import Plans
+from kernel.services import Past
 from procs.inittab import ROOT, Inittab, parse
 from procs.supervisor import ChildSpec, GroupSpec, Start, Stop
 from procs.tree import Tree
-from syscalls.calls import proc
-from syscalls.calls.supervise import Service, Supervised
+from syscalls.calls.supervise import Supervised
 from syscalls.errors import EAGAIN, EINVAL, ENOENT, ESRCH, EngramError
-from syscalls.shapes import Exit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from kernel.kernel import Kernel
-    from procs import inittab
     from procs.process import Process
     from procs.supervisor import Child
     from procs.tree import Deed, TreeStatistics
-    from syscalls.calls.supervise import State
-    from syscalls.shapes import Level, Signal
+    from syscalls.calls import proc
+    from syscalls.shapes import Exit, Level, Signal
 
 SPAWNED = "spawned"
 INTENSITY, PERIOD = 5, 60.0
@@ -60,16 +58,6 @@ class Life:
         self.running = False
         self.stop: Stop | None = None
         """The order to stop it, where there is one."""
-
-
-class Past(msgspec.Struct):
-    """What became of a child's processes since boot."""
-
-    starts: int = 0
-    last: Exit | None = None
-    problem: str = ""
-    stopped: bool = False
-    """Whether it was told to stop."""
 
 
 class Init:
@@ -195,25 +183,28 @@ class Init:
             past = self._pasts.setdefault(name, Past())
             past.stopped = action == "stop"
             self._do(tree, tree.stop_child(name) if past.stopped else tree.start_child(name))
+            if tree is self._spawned and name in self._kept:  # what was spawned is not in a file
+                put = self._identities.forget if past.stopped else self._identities.keep
+                await self._kernel.machine.store.commit(put(self._kept[name]))
         return self.status()
 
     def status(self) -> Supervised:
         """What runs, what does not and why."""
-        services = []
+        rows = []
         for tree in self._trees:
-            for supervisor in tree.supervisors():
-                name, spec = supervisor.spec.name, supervisor.spec
-                child = tree.child(name) if name != tree.root else None
-                services.append(self._service(tree, name, child, strategy=spec.strategy))
-                services += [
-                    self._service(tree, one.name, one)
-                    for one in supervisor.children
-                    if not tree.is_supervisor(one.name)
-                ]
+            for node in tree.supervisors():
+                rows.append(services.supervisor(tree, node))
+                for child in node.children:
+                    if not tree.is_supervisor(child.name):
+                        past = self._pasts.get(child.name) or Past()
+                        row = services.process(tree, child, past, self._program(child.name))
+                        life = self._lives.get(child.name)
+                        row.apid = life.process.apid if life and life.process else 0
+                        rows.append(row)
         return Supervised(
             file="" if self._file is None else str(self._file),
             problem=self._problem,
-            services=services,
+            services=rows,
             schedules=self.plans.planned(),
         )
 
@@ -295,7 +286,7 @@ class Init:
         identity = await self._identity(name)
         parent, space = kernel.init, 0
         if identity.call is None:
-            call = _call(self._table.services[name])
+            call = services.call(self._table.services[name])
         else:
             call = identity.call
             space = kernel.memory.resolve(call.space or 0)
@@ -343,17 +334,30 @@ class Init:
         if life is None:
             return
         name, tree = life.name, life.tree
-        self._kernel.mailboxes.release(process.apid)
         assert process.exit is not None and process.exit.cause is not None
+        kind = process.exit.cause.kind
+        itself = kind in ("normal", "exit", "exception")
+        box = self._kernel.mailboxes.number(process.apid)
+        self._kernel.mailboxes.release(process.apid, interrupted=not itself)
+        if process.restarts:
+            self._kernel.processes.forget(process)  # who spawned the first knows nothing of it
         self._pasts[name].last = process.exit
         del self._lives[name]
         child = tree.child(name)
-        self._do(tree, tree.ended(name, abnormal=process.exit.cause.kind != "normal"))
-        again = "failed too often" if child.failed else "" if child.wanted else "stays down"
-        level: Level = "error" if child.failed else "info"
-        self._kernel.log(level, "init", f"{name} ended: {process.exit.reason}. {again}".rstrip())
-        if self._nursery is not None and not self._stopping:
-            self._nursery.start_soon(self._settle)
+        self._do(tree, tree.ended(name, abnormal=kind != "normal"))
+        self._note(name, child, process.exit)
+        if self._nursery is not None:
+            self._nursery.start_soon(self._kernel.mailboxes.sweep, box)
+            if not self._stopping:
+                self._nursery.start_soon(self._settle)
+
+    def _note(self, name: str, child: Child, ended: Exit) -> None:
+        again = child.wanted and not self._stopping
+        then = "is started again" if again else "stays down"
+        level: Level = "info" if not again else "warning"
+        if child.failed:
+            level, then = "error", "failed too often and is given up"
+        self._kernel.log(level, "init", f"{name} ({ended.apid}) ended, {ended.reason}: it {then}")
 
     def _up(self, process: Process, by: str) -> None:
         life = self._processes.get(process.apid)
@@ -372,7 +376,7 @@ class Init:
         if self._file is None:
             return Inittab((GroupSpec(ROOT, give_up="abandon"),), {}, ())
         try:
-            text = await trio.Path(self._file).read_text("utf-8")
+            text = await self._kernel.machine.offload(partial(self._file.read_text, "utf-8"))
         except OSError as error:
             raise ENOENT(f"cannot read {self._file}: {error.strerror}") from error
         except UnicodeDecodeError as error:
@@ -467,47 +471,8 @@ class Init:
             raise ENOENT(f"init runs nothing that is named {ref!r}", hint="`engram init status`")
         return meant[0].tree, meant[0].name
 
-    def _service(self, tree: Tree, name: str, child: Child | None, strategy: str = "") -> Service:
-        past, life = self._pasts.get(name) or Past(), self._lives.get(name)
-        stage: str = "down" if tree.down else "up" if tree.up else "starting"
-        if child is not None:
-            stage = "failed" if child.failed else child.stage
-            over = not child.wanted and past.last is not None and not past.stopped
-            stage = "done" if stage == "down" and over else stage
-        process = life.process if life is not None else None
-        return Service(
-            name=name,
-            supervisor=tree.above(name),
-            kind="supervisor" if strategy else "process",
-            state=cast("State", stage),
-            restart="permanent" if child is None else child.spec.restart,
-            restarts=child.restarts if child is not None else 0,
-            apid=process.apid if process is not None else 0,
-            program=self._program(name),
-            strategy=strategy,
-            last=past.last,
-            problem=past.problem,
-        )
-
     def _program(self, name: str) -> str:
         kept = self._kept.get(name)
         if kept is not None and kept.call is not None:
             return kept.call.program
         return self._table.services[name].program if name in self._table.services else ""
-
-
-def _call(service: inittab.Service) -> proc.Spawn:
-    """How a child of the file is started."""
-    return proc.Spawn(
-        program=service.program,
-        name=service.name,
-        goal=service.goal,
-        args=service.args,
-        caps=service.caps,
-        quota=service.quota,
-        nice=service.nice,
-        restart=service.restart,
-        space=service.space or service.name,
-        cwd=service.cwd,
-        env=service.env,
-    )

@@ -21,7 +21,7 @@ class Order(msgspec.Struct, omit_defaults=True):
     """How to train; what is kept of a call for the next time."""
 
     base: str = ""
-    rank: int = 8
+    rank: int = 0
     epochs: int = 0
     steps: int = 0
     rate: float = 0.0
@@ -44,8 +44,8 @@ class Running:
         self.moved = trio.Event()
         """Set, and replaced, at each progress."""
         self.over = trio.Event()
-        self.judging = False
-        """Whether it is at its last step, which nobody else waits for."""
+        self.ending = False
+        """Whether it is at its last step: who ends its version then is it itself."""
 
     def advance(self, progress: Progress) -> None:
         """Note where it is."""

@@ -83,14 +83,13 @@ class Keeping:
             with trio.move_on_after(EVERY):
                 await self._wanted.wait()
             self._wanted = trio.Event()
-            if self.table.empty:
-                await self._also()
-                continue
             try:
-                await self.settle()
+                if not self.table.empty:
+                    await self.settle()
                 await self._also()
-                await self.revive()
-            except (MachineFault, LoadFault) as error:
+                if not self.table.empty:
+                    await self.revive()
+            except EngramError as error:  # an engine that keeps nothing says EINVAL, for one
                 self._kernel.log("debug", "kv", f"a round is put off: {error.message}")
                 await trio.sleep(AGAIN)
                 self._wanted.set()
@@ -165,8 +164,7 @@ class Keeping:
             row.kept = [kept, *others][:NAMESPACES]
             row.digest, row.pending = digest, 0.0
             row.due = digest_of(self.words(row)) != digest
-            if row.rids:
-                row.sources = self.table.lineage(row.rids)
+            row.sources = self.table.lineage([*row.rids, *row.under])
             return row
 
         try:
@@ -184,7 +182,7 @@ class Keeping:
     async def revive(self) -> None:
         """Have the engine hold what the table has, the worthiest first, while there is room."""
         prefixes = self.table.all()
-        if not prefixes or self._kernel.llm.state != "ready" or not self._keeps():
+        if not prefixes or self._kernel.llm.state != "ready" or not self.keeps:
             return
         held, _ = await self.held()
         now = self._kernel.clock.now()
@@ -205,8 +203,11 @@ class Keeping:
             except EAGAIN:
                 return
 
-    def _keeps(self) -> bool:
-        return hasattr(self._kernel.llm, "pin")
+    @property
+    def keeps(self) -> bool:
+        """Whether prefixes can be pinned in the attached model, as far as is known yet."""
+        llm = self._kernel.llm
+        return hasattr(llm, "pin") and (llm.info is None or llm.info.keeps)
 
     # --- erasing
 
@@ -260,7 +261,7 @@ class Keeping:
 
         going = await self._kernel.machine.offload(unlink)
         state = self._kernel.llm.state
-        if state in DOWN or not self._keeps():
+        if state in DOWN or not self.keeps:
             return True
         if state != "ready":
             return False

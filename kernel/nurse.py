@@ -17,12 +17,13 @@ import trio
 
 from kernel import monitor
 from kernel.connection import Connection
+from kernel.declared import agreed
 from kernel.output import OutputRing
 from procs.process import Born
 from procs.signals import deliver
 from syscalls.capability import CapSet, intersect, narrow
 from syscalls.errors import EDQUOT, EINVAL, EPERM, ESRCH
-from syscalls.launch import Launch
+from syscalls.launch import DECLARED, Launch
 from syscalls.shapes import Quota, Signal
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ class Nurse:
         kernel = self._kernel
         if self._stopping:
             raise ESRCH("the system is shutting down")
+        if call.program.endswith(DECLARED):
+            call = agreed(call, await kernel.machine.spawner.describe(call.program, call.cwd))
         caps = self._caps(parent, call.caps)
         quota = self._quota(parent, call.quota)
         monitor.allow_nice(parent, call.nice)

@@ -130,14 +130,17 @@ async def fault(
         kernel.log(level, "memory", f"nothing is paged in for apid {caller.apid}: {error.message}")
         return []
     counter = Counter(kernel.llm)
+    attached = kernel.pins.shown_to(caller)
     there = request.prompt or "\n".join(each.content for each in request.messages or [])
-    used = await _size(counter, request)
+    there = "\n".join([*(each.content for each in attached), there])
+    asked = await _size(counter, request)
+    used = asked + await counter.messages(attached)
     context = kernel.llm.info.context if kernel.llm.info else budget + used + request.max_tokens
     budget = min(budget, context - request.max_tokens - used)
     chosen, paged = await _choose(hits, query, there, budget, counter)
     while chosen:
         tried = _with(request, block(SOURCE, chosen, 1 << 40))
-        if await _size(counter, tried) - used <= budget:
+        if await _size(counter, tried) - asked <= budget:
             request.messages, request.prompt = tried.messages, tried.prompt
             break
         chosen.pop()

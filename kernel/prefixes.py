@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
+from drivers.contracts import GenerateRequest
 from kernel import monitor, trap
 from kernel.attached import Attached
 from kernel.counting import Counter
@@ -25,12 +26,12 @@ from kernel.keeping import Keeping
 from syscalls.calls import kv, mem
 from syscalls.errors import EAGAIN, EDQUOT, EINVAL, ENOENT
 from syscalls.shapes import Note
+from ums.adapters import reference
 from ums.prefixes import Prefix, Source, engine_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from drivers.contracts import GenerateRequest
     from drivers.kv.contract import Pinned
     from kernel.habits import Begun
     from kernel.kernel import Kernel
@@ -80,6 +81,11 @@ class Pins:
         """A generation begins; with ``attach`` what is attached is put before it."""
         return self.habits.begin(caller, request, attach=attach)
 
+    def shown_to(self, caller: Process) -> list[ChatMessage]:
+        """What is put before the generations of a process."""
+        prefix = self.attached.of(caller)
+        return [] if prefix is None else self.keeping.words(prefix)
+
     def done(self, begun: Begun, usage: Usage) -> None:
         """A generation has ended."""
         self.habits.done(begun, usage)
@@ -104,8 +110,10 @@ class Pins:
             new.messages, new.rids = call.messages, self.known(caller.apid, call.messages)
         else:
             new.rids = await self._meant(caller, call)
-        new.adapter, new.adapter_path = await self._adapter(caller, call.adapter)
-        new.sources = self.table.lineage(new.rids)
+        request = GenerateRequest(adapter=call.adapter or "")
+        await kernel.adapters.apply(caller, request, kernel.llm)
+        held = None if call.adapter else caller.adapters.get("model")
+        self._under(new, request, space if held is None else held.space)
         limit = inf if caller.quota.kv is None else caller.quota.kv
         prefix, pinned = await self.keep(new, limit)
         await self.keeping.promptly()
@@ -209,11 +217,13 @@ class Pins:
         """The records that a process was handed and that messages show."""
         return self._kernel.memory.handed.shown(apid, [one.content for one in messages])
 
-    async def _adapter(self, caller: Process, wanted: str | None) -> tuple[str, str]:
-        """Identity and folder of the adapter under which a process pins. Raises ENOENT, EINVAL."""
-        if wanted:
-            raise EINVAL("no adapter can be named yet")
-        return "", ""
+    def _under(self, new: Prefix, request: GenerateRequest, space: int) -> None:
+        """Say under which adapter, of which space, a prefix is computed, and what it rests on."""
+        new.adapter, new.adapter_path = request.adapter, request.adapter_path
+        if request.adapter:
+            version = self._kernel.adapters.versions.find(space, reference(request.adapter))
+            new.under = [Source(rid, version.space) for rid in version.sources]
+        new.sources = self.table.lineage([*new.rids, *new.under])
 
     # --- the other calls
 

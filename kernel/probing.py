@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from kernel.bases import answer, base_of
+from kernel.bases import answer, base_of, is_right
 from kernel.job import Order
 from syscalls.calls import lora
 from syscalls.errors import EINVAL, ETIME
@@ -73,7 +73,7 @@ async def _ask(
     base = base_of(kernel, version.base)
     named = f"{version.name}@{version.number}"
     said = await answer(kernel, caller, base, question, named, call.max_tokens)
-    right = said.strip() in (question.answer, *question.accept)
+    right = is_right(base, question, said)
     sources = list(dict.fromkeys([*question.sources, *version.sources]))[:MOST_SOURCES]
     told = lora.Probed(question.prompt, said, right, question.sources)
     if call.record and said.strip():

@@ -39,7 +39,7 @@ REST = 600.0
 """Seconds for which a beginning that could not be pinned is not tried again."""
 PROCESSES = 256
 WORD = 64
-"""Characters within which a blank is looked for."""
+"""Characters within which a blank is looked for; what is cut to fewer is left out."""
 LONGEST = 1 << 20
 """Characters of a generation that are followed."""
 
@@ -164,7 +164,8 @@ def _beginning(messages: Sequence[ChatMessage], length: int) -> list[ChatMessage
         between = max(
             cut.rfind(" ", max(0, len(cut) - WORD)), cut.rfind("\n", max(0, len(cut) - WORD))
         )
-        if cut := cut[:between] if between >= 0 else cut[:-1]:
+        cut = cut[:between] if between >= 0 else cut[:-1]
+        if len(cut) >= WORD:
             found.append(ChatMessage(one.role, cut))
         break
     return found

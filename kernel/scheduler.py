@@ -46,6 +46,9 @@ SHORT = 5.0
 """Seconds: a request whose deadline is no farther off counts as interactive."""
 TICK = 0.1
 """Seconds between two looks at deadlines and readers, while somebody waits."""
+AHEAD = 0.15
+"""Seconds of computing prompts that the engine is given at once: what comes next, a shell's
+question above all, waits for no more than these."""
 STALLED = 0.5
 """Seconds that a reader may leave a piece unread before its slot is given to another."""
 
@@ -85,6 +88,8 @@ class Scheduler:
         self._queue = Waiting(policy, set() if held is None else held)
         self._running: dict[Ticket, None] = {}
         self._parked = self._number = 0
+        self._computing = 0.0
+        """Tokens of prompts that the engine is computing now."""
         self._admitted = self._ahead = self._preemptions = self._refusals = self._expired = 0
         self._ticking = self._sized = False
         self.slots = self.ordinary = self._limits.slots or SLOTS
@@ -184,8 +189,10 @@ class Scheduler:
     def charge(self, ticket: Ticket, piece: Piece) -> None:
         """Count a piece of a running ticket; the last one brings the exact usage."""
         told, whole = ticket.reported, piece.usage
-        if not told.completion and not ticket.request.pace:
-            self._speed.spoke(told.prompt - told.cached, self.now() - ticket.begun)
+        if ticket.computing:
+            self._speed.spoke(ticket.computing, self.now() - ticket.since)
+            self._computed(ticket)
+            self._pump()
         if whole is None:
             if piece.tokens:
                 self._account(ticket, 0, 0, piece.tokens)
@@ -256,6 +263,10 @@ class Scheduler:
         """Whether the engine can take it now."""
         if len(self._running) >= (self.slots if ahead else self.ordinary):
             return False
+        if self._policy.lanes and not ahead and self._computing:
+            coming = ticket.prompt - self._match(ticket)
+            if self._computing + coming > (AHEAD * self._speed.prefill or inf):
+                return False
         completion = min(float(ticket.most), 2 * self._speed.completion)
         ticket.need = self._locality.need(ticket.chain, ticket.prompt, completion)
         return self._locality.fits(ticket.need)
@@ -321,8 +332,8 @@ class Scheduler:
         """Give a ticket its slot."""
         locality = self._locality
         first = ticket.begun < 0
+        chunks = locality.match(ticket.chain)
         if first:
-            chunks = locality.match(ticket.chain)
             ticket.begun = self.now()
             ticket.client.waits.append(ticket.begun - ticket.arrived)
             ticket.expected = min(locality.tokens_of(chunks), ticket.prompt)
@@ -332,6 +343,9 @@ class Scheduler:
         locality.begin(ticket.chain, ticket.need)
         self._running[ticket] = None
         works(ticket.node, 1)
+        ticket.computing = max(ticket.prompt - locality.tokens_of(chunks), 0.0)
+        self._computing += ticket.computing
+        ticket.since = self.now()
         ticket.state = "running"
         self._speed.working(len(self._running))
         if first:
@@ -344,8 +358,14 @@ class Scheduler:
         """Take its slot from a ticket."""
         del self._running[ticket]
         works(ticket.node, -1)
+        self._computed(ticket)
         self._locality.end(ticket.chain, ticket.need)
         self._speed.working(len(self._running))
+
+    def _computed(self, ticket: Ticket) -> None:
+        """Its prompt is no longer being computed."""
+        self._computing = max(self._computing - ticket.computing, 0.0)
+        ticket.computing = 0.0
 
     def _suspend(self, ticket: Ticket) -> None:
         """Have one that runs wait; what it has generated is kept, and it goes on from there."""

@@ -80,8 +80,8 @@ class Speed:
         self._now = now
         self._slowness = 0.0
         """Seconds that a request takes in the engine, for each unit of its cost."""
-        self._prefill = 0.0
-        """Tokens of a prompt in a second, the most that was seen."""
+        self.prefill = 0.0
+        """Tokens of a prompt in a second, the most that was seen; 0 as long as none was."""
         self._since = -1.0
         self._spent = 0.0
 
@@ -110,7 +110,7 @@ class Speed:
     def spoke(self, computed: float, seconds: float) -> None:
         """The first piece of an answer came after so many tokens of its prompt and seconds."""
         if computed >= MEASURED and seconds > 0:
-            self._prefill = max(self._prefill, computed / seconds)
+            self.prefill = max(self.prefill, computed / seconds)
 
     def finished(self, seconds: float, usage: Usage) -> None:
         """A request has ended."""
@@ -127,7 +127,7 @@ class Speed:
 
     def least(self, computed: float) -> float:
         """Seconds that so many tokens of a prompt take at least."""
-        return computed / self._prefill if self._prefill else 0.0
+        return computed / self.prefill if self.prefill else 0.0
 
     def after(self, requests: float) -> float:
         """Seconds until so many more requests will have been served."""

@@ -54,6 +54,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Literal["auto", "vllm", "transformers", "openai"],
         _doc("what runs the model: auto (chooses, and says why), vllm, transformers, openai"),
     ] = "auto"
+    engine_options: Annotated[
+        str,
+        _doc(
+            "options of the model's engine, such as batch=16,kv_bytes=268435456 (docs/models.md)",
+            pattern=r"^([a-z_]+=[A-Za-z0-9_.-]+(,[a-z_]+=[A-Za-z0-9_.-]+)*)?$",
+        ),
+    ] = ""
     llm_slots: Annotated[
         int, _doc("generations in a model's engine at once; 0 for what the engine takes", ge=0)
     ] = 0
@@ -205,6 +212,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str, _doc("module that runs Python agents; loaded once, before the first spawn")
     ] = "userland.runtime"
 
+
+    def options(self) -> dict[str, Any]:
+        """``engine_options`` by their names; whole numbers are numbers."""
+        given = (item.partition("=") for item in self.engine_options.split(",") if item)
+        return {name: int(value) if value.isdecimal() else value for name, _, value in given}
 
     def init_file(self) -> Path | None:
         """The file with what init runs; None where there is none."""

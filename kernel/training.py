@@ -23,7 +23,7 @@ import trio
 from drivers.lora.contract import ADAPTER, Report, TrainSpec
 from kernel import trap
 from kernel.admission import Admission, Careful, figures
-from kernel.bases import base_of, example, regression
+from kernel.bases import base_of, example, regression, suited
 from kernel.job import PATIENCE, Order, Running, left_of
 from syscalls.calls import lora
 from syscalls.errors import (
@@ -165,6 +165,9 @@ class Training:
             )
         if len(asked) > MOST_QUESTIONS:
             raise EINVAL(f"{len(asked)} questions are more than {MOST_QUESTIONS}")
+        base = base_of(self._kernel, version.base)
+        for one in asked:
+            example(base, one)
         kept = msgspec.msgpack.encode(given) if given else b""
         if len(kept) > MOST_GIVEN:
             raise EINVAL(f"examples of {len(kept)} bytes are more than {MOST_GIVEN}")
@@ -173,7 +176,8 @@ class Training:
         for rid in dict.fromkeys(rid for one in given for rid in one.sources):
             known.setdefault(rid, view.read(rid))
         order.chosen = len(records)
-        version.rank, version.order = order.rank, msgspec.to_builtins(order)
+        version.rank = order.rank or suited(base).rank
+        version.order = msgspec.to_builtins(order)
         version.sources, version.marks = list(known), marks(list(known.values()))
         version.roots = roots(view, version.sources)
         version.examples, version.examples_digest = len(asked), questions.digest(asked)
@@ -246,11 +250,12 @@ class Training:
                 base = base_of(self._kernel, version.base)
                 spec = spec or await self._spec(base, order, asked)
                 report = await self._trained(running, spec)
-                running.judging = True
+                running.ending = True
                 await self._judge(version, report)
         except Exception as error:  # noqa: BLE001 - a bug is logged, and ends this job only
             told = trap.as_error(self._kernel, None, error)
             self._failed += 1
+            running.ending = True
             await self._give_up(version, f"failed: {told.code}: {told.message}")
         finally:
             del self._running[version.key]
@@ -260,24 +265,15 @@ class Training:
 
     async def _spec(self, base: Base, order: Order, asked: list[Question]) -> TrainSpec:
         """What the trainer is asked for."""
-        spec = TrainSpec(
-            base=base.folder,
-            recipe=base.recipe,
-            examples=[example(base, one) for one in asked if not one.held_out],
-            probes=[example(base, one) for one in asked if one.held_out],
-            held_out=0.0 if any(one.held_out for one in asked) else order.held_out,
-            regression=await regression(self._kernel, base),
-            rank=order.rank,
-            seed=order.seed,
-            seconds=order.seconds or 1800.0,
-        )
-        if order.epochs:
-            spec.epochs = order.epochs
-        if order.rate:
-            spec.rate = order.rate
-        if order.batch:
-            spec.batch = order.batch
-        spec.steps = order.steps
+        spec = suited(base)
+        spec.examples = [example(base, one) for one in asked if not one.held_out]
+        spec.probes = [example(base, one) for one in asked if one.held_out]
+        spec.held_out = 0.0 if spec.probes else order.held_out
+        spec.regression = await regression(self._kernel, base)
+        spec.rank, spec.epochs = order.rank or spec.rank, order.epochs or spec.epochs
+        spec.rate, spec.batch = order.rate or spec.rate, order.batch or spec.batch
+        spec.steps, spec.seed = order.steps or spec.steps, order.seed
+        spec.seconds = order.seconds or spec.seconds
         return spec
 
     async def _trained(self, running: Running, spec: TrainSpec) -> Report:
@@ -349,7 +345,7 @@ class Training:
         """Versions can never be used: end their jobs, and train anew what is to be."""
         for version in versions:
             running = self._running.get(version.key)
-            if running is not None and not running.judging:
+            if running is not None and not running.ending:
                 running.scope.cancel()
                 await running.over.wait()
             if version.again:

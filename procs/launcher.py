@@ -18,6 +18,8 @@ import trio
 from procs.linux import parent_of
 from procs.parley import (
     PACKET,
+    Describe,
+    Described,
     Exited,
     Failed,
     Kill,
@@ -32,7 +34,7 @@ from procs.parley import (
 )
 from procs.zygote import ZygoteProcess, spawn_zygote
 from syscalls.errors import EAGAIN, EIO, EngramError, from_value
-from syscalls.launch import Launch, LaunchKind
+from syscalls.launch import Launch, LaunchKind, Wants
 from syscalls.shapes import Quota
 
 FIRST_DELAY, LONGEST_DELAY = 0.02, 5.0
@@ -106,6 +108,9 @@ class Spawner(Protocol):
         process, or the zygote died meanwhile), EIO (the runtime cannot be loaded).
         """
 
+    async def describe(self, program: str, cwd: str) -> Wants:
+        """What a declared program wants. Raises ENOENT, EPERM, EINVAL, EAGAIN, EIO."""
+
     def owns(self, pid: int) -> bool:
         """Whether a process is one that was launched, or a descendant of one.
 
@@ -160,11 +165,12 @@ class Child:
 
 
 class _Pending:
-    """A launch that the zygote has not answered yet."""
+    """An order that the zygote has not answered yet."""
 
     def __init__(self) -> None:
         self.answered = trio.Event()
         self.child: Child | None = None
+        self.wants: Wants | None = None
         self.error: EngramError | None = None
         self.abandoned = False
 
@@ -187,6 +193,7 @@ class Launcher:
         self._children: dict[int, Child] = {}
         self._zygote_pid = 0
         self._confinement = "not known yet"
+        self._number = 0
         self._launched = self._refused = self._ended = self._restarts = 0
 
     # --- for the kernel
@@ -211,11 +218,36 @@ class Launcher:
 
     async def launch(self, spec: Launch, channel: socket.socket, output_fd: int) -> Child:
         """Start a process; see ``Spawner.launch``."""
-        link = await self._connected()
         self._launched += 1
-        number, pending = self._launched, _Pending()
-        self._pending[number] = pending
-        packet = Packet(Spawn(number, spec), [channel.fileno(), output_fd])
+        number = self._numbered()
+        descriptors = [channel.fileno(), output_fd]
+        pending = await self._answer(number, Spawn(number, spec), descriptors)
+        if pending.error is not None:
+            self._refused += 1
+            raise pending.error
+        assert pending.child is not None
+        return pending.child
+
+    async def describe(self, program: str, cwd: str) -> Wants:
+        """What a declared program wants; see ``Spawner.describe``."""
+        number = self._numbered()
+        pending = await self._answer(number, Describe(number, program, cwd), [])
+        if pending.error is not None:
+            raise pending.error
+        assert pending.wants is not None
+        return pending.wants
+
+    def _numbered(self) -> int:
+        self._number += 1
+        return self._number
+
+    async def _answer(
+        self, number: int, order: Spawn | Describe, descriptors: list[int]
+    ) -> _Pending:
+        """Send an order and wait for its answer."""
+        link = await self._connected()
+        pending = self._pending[number] = _Pending()
+        packet = Packet(order, descriptors)
         sent = False
         try:
             await self._send(link, packet)
@@ -228,11 +260,7 @@ class Launcher:
             pending.abandoned = not pending.answered.is_set()
             if not sent:
                 del self._pending[number]
-        if pending.error is not None:
-            self._refused += 1
-            raise pending.error
-        assert pending.child is not None
-        return pending.child
+        return pending
 
     def owns(self, pid: int) -> bool:
         """Whether a process descends from the zygote."""
@@ -324,6 +352,10 @@ class Launcher:
                 self._failure = report.reason
             case Started():
                 self._on_started(report)
+            case Described():
+                pending = self._pending.pop(report.id)
+                pending.wants = report.wants
+                pending.answered.set()
             case Refused():
                 pending = self._pending.pop(report.id)
                 pending.error = from_value(report.number, report.error)

@@ -12,6 +12,8 @@ waits for an APID waits until the process takes it or ``drop`` ends the mailbox.
 
 A process that is started again and again under new APIDs can be given a mailbox that outlives
 it (``keep``), under a number that is no process's: what it did not take its successor gets.
+What such a process takes stays on disk, in its hand, until it asks for the next one or ends by
+itself; when it is killed, or the kernel is, the successor gets that too.
 """
 
 from bisect import insort
@@ -98,6 +100,10 @@ class _Box:
         """Sends on their way to the disk, and receipts on their way back: they count."""
         self.receivers: list[_Receiver] = []
         self.dropped = False
+        self.hand: list[_Entry] = []
+        """Taken by the process that has it, where it is kept, and not done with."""
+        self.spent: list[_Entry] = []
+        """Done with, and to be deleted."""
 
     @property
     def load(self) -> int:
@@ -202,8 +208,8 @@ class Mailboxes:
             box.committing += 1
             own = msgspec.structs.replace(message, id=box.last, sent=message.sent or now)
             puts += [
-                ("mail", _key(apid), _number(box.last)),
-                ("mail", _key(apid, box.last), _encode(own)),
+                ("mail", _key(box.apid), _number(box.last)),
+                ("mail", _key(box.apid, box.last), _encode(own)),
             ]
             entries.append((box, _entry(own)))
         self._refused += len(full)
@@ -239,10 +245,15 @@ class Mailboxes:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         box = self._box(apid)
+        kept = apid in self._kept
+        if kept:
+            box.spent += box.hand
+            box.hand.clear()
+            await self.sweep(box.apid)
         entry = box.take(selector)
         if entry is None:
             entry = await self._await(box, selector, timeout)
-        return await self._deliver(box, entry)
+        return self._hand(box, entry) if kept else await self._deliver(box, entry)
 
     async def _await(self, box: _Box, selector: Selector, timeout: float | None) -> _Entry:
         receiver = _Receiver(selector)
@@ -263,6 +274,16 @@ class Mailboxes:
         if receiver.entry is None:
             raise ETIME(f"no message came within {timeout:g} s")
         return receiver.entry
+
+    def _hand(self, box: _Box, entry: _Entry) -> Message:
+        """A message that stays on disk until its process asks for the next."""
+        value = self._store.get("mail", _key(box.apid, entry.id))
+        box.committing -= 1
+        if value is None:
+            raise ESRCH(f"the mailbox of process {box.apid} was closed")
+        box.hand.append(entry)
+        self._received += 1
+        return _decode(value)
 
     async def _deliver(self, box: _Box, entry: _Entry) -> Message:
         """Remove a taken message from the store, then return it; or put it back."""
@@ -329,9 +350,33 @@ class Mailboxes:
         """The number of a process's mailbox: its APID, unless it is a kept one."""
         return self._kept.get(apid, apid)
 
-    def release(self, apid: int) -> None:
-        """The process has ended, and nobody sends to it any more."""
-        self._kept.pop(apid, None)
+    def release(self, apid: int, *, interrupted: bool = False) -> None:
+        """The process has ended, and nobody sends to it any more.
+
+        What it had in its hand is for its successor where it was ``interrupted``; else it is
+        done with, and ``sweep`` is to follow.
+        """
+        box = self._boxes.get(self._kept.pop(apid, 0))
+        if box is not None:
+            hand, box.hand = box.hand, []
+            if interrupted:
+                for entry in hand:
+                    insort(box.entries, entry)
+            else:
+                box.spent += hand
+
+    async def sweep(self, number: int) -> None:
+        """Delete what is done with in a kept mailbox."""
+        box = self._boxes.get(number)
+        if box is not None and box.spent:
+            spent, box.spent = box.spent, []
+            deletes: list[tuple[Bucket, bytes]] = [("mail", _key(number, e.id)) for e in spent]
+            try:
+                with trio.CancelScope(shield=True):
+                    await self._store.commit(Batch(deletes=deletes))
+            except BaseException:
+                box.spent += spent
+                raise
 
     def statistics(self) -> MailboxStatistics:
         """Figures for ``/proc`` and metrics."""

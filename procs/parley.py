@@ -12,7 +12,7 @@ import socket
 import msgspec
 
 from syscalls.errors import ErrorValue
-from syscalls.launch import Launch, LaunchKind
+from syscalls.launch import Launch, LaunchKind, Wants
 from syscalls.shapes import Quota
 
 PACKET = 64 * 1024
@@ -26,6 +26,14 @@ class Spawn(msgspec.Struct, tag="spawn"):
 
     id: int
     launch: Launch
+
+
+class Describe(msgspec.Struct, tag="describe"):
+    """Say what a declared program wants."""
+
+    id: int
+    program: str
+    cwd: str
 
 
 class Kill(msgspec.Struct, tag="kill"):
@@ -63,8 +71,15 @@ class Started(msgspec.Struct, tag="started"):
     kind: LaunchKind
 
 
+class Described(msgspec.Struct, tag="described"):
+    """What a declared program wants."""
+
+    id: int
+    wants: Wants
+
+
 class Refused(msgspec.Struct, tag="refused"):
-    """A process could not be started."""
+    """A process could not be started, or a program not be described."""
 
     id: int
     number: int
@@ -79,8 +94,8 @@ class Exited(msgspec.Struct, tag="exited"):
     """Its exit code, or minus the number of the signal that ended it."""
 
 
-Order = Spawn | Kill | Limit
-Report = Ready | Failed | Started | Refused | Exited
+Order = Spawn | Describe | Kill | Limit
+Report = Ready | Failed | Started | Described | Refused | Exited
 
 _encode = msgspec.msgpack.Encoder().encode
 orders = msgspec.msgpack.Decoder(Order)

@@ -177,7 +177,7 @@ class Supervisor:
         for child in self._children.values():
             child.wanted, child.failed, child.due = True, False, 0.0
             child.failures.clear()
-        return self._step()
+        return self.step()
 
     def stop(self) -> list[Action]:
         """Stop the children, last first."""
@@ -190,7 +190,7 @@ class Supervisor:
         child = self.child(name)
         if child.stage == "starting":
             child.stage, child.due = "up", inf
-        return self._step()
+        return self.step()
 
     def ended(self, name: str, *, abnormal: bool) -> list[Action]:
         """A child has ended, or could not be started."""
@@ -200,11 +200,11 @@ class Supervisor:
             return []
         child.stage, child.late, child.due = "down", False, 0.0
         if child.doomed or (stage == "stopping" and not late):
-            return self._step()
+            return self.step()
         restart = child.spec.restart
         if restart == "temporary" or (restart == "transient" and not abnormal and not late):
             child.wanted = False
-            return self._step()
+            return self.step()
         return self._failure(child)
 
     def tick(self) -> list[Action]:
@@ -212,10 +212,10 @@ class Supervisor:
         now = self._clock()
         actions: list[Action] = []
         for child in self._children.values():
-            if child.stage == "starting" and child.due <= now:
+            if child.stage == "starting" and not child.doomed and child.due <= now:
                 child.stage, child.late, child.due = "stopping", True, inf
                 actions.append(Stop(child.name, child.spec.shutdown))
-        return actions + self._step()
+        return actions + self.step()
 
     def start_child(self, name: str) -> list[Action]:
         """Want a child again; its failures are forgotten."""
@@ -224,18 +224,18 @@ class Supervisor:
         child.failures.clear()
         if child.stage == "down":
             child.due = 0.0
-        return self._step()
+        return self.step()
 
     def stop_child(self, name: str) -> list[Action]:
         """Do not want a child any more: it is stopped, and its siblings are left alone."""
         child = self.child(name)
         child.wanted = False
         child.doomed = child.stage != "down"
-        return self._step()
+        return self.step()
 
-    def reconfigure(self, spec: GroupSpec) -> list[Action]:
-        """Take another specification: what is gone is stopped, what changed is stopped and
-        started anew, what is new is started; the rest goes on."""
+    def configure(self, spec: GroupSpec) -> None:
+        """Take another specification, for ``step`` to act on: what is gone is stopped, what
+        changed is stopped and started anew, what is new is started; the rest goes on."""
         old, self._children = self._children, {}
         for one in spec.children:
             child = old.pop(one.name, None) or Child(one, wanted=self.stage != "stopping", due=0.0)
@@ -249,7 +249,6 @@ class Supervisor:
             child.removed, child.wanted, child.doomed = True, False, child.stage != "down"
             self._children[name] = child
         self.spec = spec
-        return self._step()
 
     # --- inside
 
@@ -265,7 +264,7 @@ class Supervisor:
                 return self._leave(failed=True)
             for one in (child, *taken):
                 one.wanted, one.failed, one.doomed = False, True, one.stage != "down"
-            return self._step()
+            return self.step()
         for one in taken:
             if one.spec.restart == "temporary":
                 one.wanted = False
@@ -273,7 +272,7 @@ class Supervisor:
         child.restarts += 1
         self.restarts += 1
         child.due = now + child.spec.delay
-        return self._step()
+        return self.step()
 
     def _taken_along(self, child: Child) -> list[Child]:
         """The siblings that a child's end takes along."""
@@ -288,7 +287,7 @@ class Supervisor:
         self._phase.stage, self._phase.failed = "stopping", failed
         for child in self._children.values():
             child.doomed = child.stage != "down"
-        return self._step()
+        return self.step()
 
     def _independent(self) -> bool:
         """Whether children start and stop without a view to the others."""
@@ -299,7 +298,7 @@ class Supervisor:
         """Children for which time matters."""
         if self.stage in ("down", "stopping"):
             return []
-        found = [child for child in self._children.values() if child.stage == "starting"]
+        found = [c for c in self._children.values() if c.stage == "starting" and not c.doomed]
         if self._independent():
             return found + [c for c in self._children.values() if c.stage == "down" and c.wanted]
         if any(child.doomed for child in self._children.values()):
@@ -307,8 +306,8 @@ class Supervisor:
         turn = [c for c in self._children.values() if c.wanted and c.stage != "up"][:1]
         return found + [child for child in turn if child.stage == "down"]
 
-    def _step(self) -> list[Action]:
-        """What can be done now."""
+    def step(self) -> list[Action]:
+        """What can be done now; every event ends with it."""
         for child in self.children:
             if child.stage == "down":
                 child.doomed = False

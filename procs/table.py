@@ -331,6 +331,11 @@ class ProcessTable:
         assert waiter.child.exit is not None
         return waiter.child.exit
 
+    def forget(self, process: Process) -> None:
+        """Reap an ended process whose parent will not ask for it, unless somebody waits."""
+        if not process.alive and not process.claims:
+            self._remove(process)
+
     def statistics(self) -> TableStatistics:
         """Figures for ``/proc`` and metrics."""
         zombies = sum(1 for process in self._processes.values() if not process.alive)

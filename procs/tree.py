@@ -148,10 +148,13 @@ class Tree:
         for name, group in wanted.items():
             if name not in self._nodes:
                 self._nodes[name] = Supervisor(group, self._clock)
-        deeds: list[Deed] = []
+        # All know what they are to be before any acts on it, those above first.
+        nodes = self.supervisors()
         for name, group in wanted.items():
-            deeds += self._carry_out(name, self._nodes[name].reconfigure(group))
-        self._forget()
+            self._nodes[name].configure(group)
+        deeds: list[Deed] = []
+        for node in dict.fromkeys([*nodes, *self.supervisors()]):
+            deeds += self._carry_out(node.spec.name, node.step())
         return deeds
 
     def statistics(self) -> TreeStatistics:

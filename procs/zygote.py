@@ -47,6 +47,8 @@ from procs.linux import (
 from procs.parley import (
     MOST_DESCRIPTORS,
     PACKET,
+    Describe,
+    Described,
     Exited,
     Failed,
     Kill,
@@ -61,7 +63,7 @@ from procs.parley import (
     unpack,
 )
 from syscalls.errors import EAGAIN, EINVAL, ENOENT, EPERM, EngramError
-from syscalls.launch import Launch, Resolved
+from syscalls.launch import Launch, Resolved, Wants
 
 SOCKET = 3
 """The zygote keeps its socket where a child will have its channel: one less to move."""
@@ -78,6 +80,9 @@ class Runtime(Protocol):
 
     def resolve(self, program: str, cwd: str) -> Resolved:
         """What a program's name stands for."""
+
+    def describe(self, program: str, cwd: str) -> Wants:
+        """What a declared program wants; a runtime may do without it."""
 
     def main(self, channel_fd: int, launch: Launch) -> int:
         """Run a Python agent."""
@@ -265,6 +270,8 @@ class Zygote:
                 self._signal(order)
             elif isinstance(order, Limit):
                 self._limit(order)
+            elif isinstance(order, Describe):
+                self._describe(order)
             else:
                 self._spawn(order, descriptors)
         finally:
@@ -285,6 +292,16 @@ class Zygote:
             for kind, most in limits(order.quota, self._tasks + len(self._agents)):
                 with contextlib.suppress(ProcessLookupError):  # it is a zombie by now
                     limit(order.pid, kind, most)
+
+    def _describe(self, order: Describe) -> None:
+        describe = getattr(self._runtime, "describe", None)
+        try:
+            if describe is None:
+                raise EINVAL(f"this runtime knows no programs like {order.program}")
+            _check_directory(order.cwd)
+            self.tell(Described(order.id, describe(order.program, order.cwd)))
+        except EngramError as error:
+            self.tell(Refused(order.id, error.number, error.to_value()))
 
     def _spawn(self, order: Spawn, descriptors: list[int]) -> None:
         launch = order.launch

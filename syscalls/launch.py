@@ -5,6 +5,10 @@ The zygote is given the *name* of a runtime module and imports it once. The modu
     def resolve(program: str, cwd: str) -> Resolved      in the zygote, before the fork
     def main(channel_fd: int, launch: Launch) -> int     in the child, after the fork
 
+and, where it knows programs that say themselves what they want (``DECLARED``),
+
+    def describe(program: str, cwd: str) -> Wants        in the zygote, before a spawn
+
 ``resolve`` says what a program's name stands for and raises ENOENT (there is none), EPERM
 (it may not be executed) or EINVAL; it runs in the process that everything is forked from,
 so it imports no agent, starts no thread and opens nothing that stays open. ``main`` runs a
@@ -28,6 +32,8 @@ LaunchKind = Literal["python", "exec"]
 
 FD_VARIABLE = "ENGRAM_FD"
 APID_VARIABLE = "ENGRAM_APID"
+DECLARED = ".md"
+"""Ending of programs that say themselves what they want."""
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -36,6 +42,17 @@ class Resolved(msgspec.Struct, frozen=True):
     kind: LaunchKind
     program: str
     """``python``: a dotted module or the absolute path of a file; ``exec``: an absolute path."""
+
+
+class Wants(Shape):
+    """What a declared program asks for; whoever spawns it may say otherwise, and give less."""
+
+    name: str = ""
+    goal: str = ""
+    caps: list[str] | None = None
+    quota: Quota = Quota()
+    nice: int = 0
+    space: str = ""
 
 
 class Launch(Shape, kw_only=True):

@@ -98,7 +98,7 @@ class FakeModel:
 
     def __init__(self) -> None:
         self.requests: list[GenerateRequest] = []
-        self.info = LLMInfo("fake", "test", 1 << 20, "fake-weights")
+        self.info = LLMInfo("fake", "test", 1 << 20, fingerprint="fake-weights")
 
     async def ready(self) -> LLMInfo:
         await trio.lowlevel.checkpoint()
@@ -145,8 +145,9 @@ class Lora:
         """Have one shell work in the space of another, as ``sys.session`` does."""
         process = self.kernel.processes.get((await guest.proc.info()).apid)
         space = (await host.proc.info()).space
-        process.space = await monitor.adopt_space(self.kernel, process, space)
+        space = await monitor.adopt_space(self.kernel, process, space)
         monitor.borrow(self.kernel, process, space)
+        process.space = space
 
     async def said(self, shell: Any, **more: Any) -> str:
         """The adapter that a generation of the shell's uses; ``bare`` for none."""

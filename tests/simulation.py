@@ -22,6 +22,7 @@ import trio
 import trio._core._run as trio_run
 from trio.testing import MockClock
 
+from drivers.contracts import Store
 from drivers.embedder import make_embedder
 from drivers.indexes import MemoryIndexes
 from drivers.llm import make_llm
@@ -36,7 +37,7 @@ from procs.launcher import ChildProcess, ExitStatus, LauncherStatistics
 from procs.process import Born
 from syscalls.capability import ALL, compiled
 from syscalls.errors import ENOENT
-from syscalls.launch import Launch, LaunchKind
+from syscalls.launch import Launch, LaunchKind, Wants
 from syscalls.shapes import Quota
 from userland.channel import Channel
 
@@ -107,6 +108,11 @@ class TaskSpawner:
         self._nursery.start_soon(child.run, program, Channel(channel.dup()), spec)
         return child
 
+    async def describe(self, program: str, cwd: str) -> Wants:
+        """A simulated program says nothing of itself."""
+        await trio.lowlevel.checkpoint()
+        return Wants()
+
     def owns(self, pid: int) -> bool:
         """Nothing attaches from outside."""
         return False
@@ -152,9 +158,9 @@ class World:
 
 @asynccontextmanager
 async def simulated(
-    seed: int, programs: dict[str, Program], **settings: Any
+    seed: int, programs: dict[str, Program], *, store: Store | None = None, **settings: Any
 ) -> AsyncIterator[World]:
-    """A system on a simulated machine."""
+    """A system on a simulated machine; with the ``store`` of another it is its reboot."""
     clock = VirtualClock()
     chosen = Settings(data="/nowhere", embedder="local-hash:64", seed=seed, **settings)
     log = Log(clock, chosen.log_lines, None)
@@ -165,7 +171,7 @@ async def simulated(
         clock=clock,
         random=random.Random(seed),
         offload=Inline(),
-        store=MemoryStore(),
+        store=store or MemoryStore(),
         indexes=MemoryIndexes(),
         embedder=embedder,
         llm=llm,

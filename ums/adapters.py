@@ -287,8 +287,8 @@ class Versions:
     async def accept(self, version: Version) -> Version:
         """Make a version that has been trained the live one; the one before it is retired.
 
-        ``digest``, ``size`` and ``figures`` are taken from ``version``. Raises ECONFLICT when
-        it was spoiled or dropped meanwhile, EIO.
+        ``fingerprint``, ``digest``, ``size`` and ``figures`` are taken from ``version``. Raises
+        ECONFLICT when it was spoiled or dropped meanwhile, EIO.
         """
         async with self._turn:
             return await self._live(self._take(version), "accept")
@@ -350,7 +350,7 @@ class Versions:
         if now is None:
             raise ENOENT(f"there is no version {version.number} of adapter {version.name}")
         now.digest, now.size, now.figures = version.digest, version.size, version.figures
-        now.examples, now.examples_digest = version.examples, version.examples_digest
+        now.fingerprint = version.fingerprint
         return now
 
     async def spoil(

@@ -98,6 +98,8 @@ class Prefix(msgspec.Struct, omit_defaults=True):
     """All that it rests on: its records, and what those were made from."""
     adapter: str = ""
     adapter_path: str = ""
+    under: list[Source] = []
+    """The records that its adapter was made from: its state rests on them, its words do not."""
     kept: list[Kept] = []
     """The model in use first."""
     digest: Digest = b""

@@ -113,8 +113,17 @@ def given(examples: Sequence[dict[str, Any]]) -> list[Question]:
         answer = one.completion if one.program is None else _json(one.program)
         if not one.prompt or not answer or (one.completion and one.program is not None):
             raise EINVAL(f"example {at} needs a prompt and a completion or a program")
-        found.append(Question(one.prompt, answer, one.sources, one.group, one.held_out, one.accept))
+        group = one.group or _kind(one.program)
+        found.append(
+            Question(one.prompt, answer, one.sources, group, one.held_out, one.accept, one.raw)
+        )
     return found
+
+
+def _kind(program: Any) -> str:
+    """What programs of the same calls have in common."""
+    steps = program if isinstance(program, list) else []
+    return "+".join(str(step.get("call")) for step in steps if isinstance(step, dict))
 
 
 def questions(records: Iterable[Record], seed: int = 0, share: float = 0.25) -> list[Question]:
@@ -127,6 +136,8 @@ def _asked(record: Record, seed: int, share: float) -> Iterator[Question]:
     for number, ways in enumerate(_things(record)):
         group = f"{record.rid}/{number}"
         aside = _aside(group, len(ways), seed, share)
+        if len(ways) == 1:
+            group = _kind(record.meta.get("program"))  # nothing of it alone can be set aside
         for at, (prompt, answer, accept) in enumerate(ways):
             yield Question(prompt, answer, [record.rid], group, at in aside, accept)
 

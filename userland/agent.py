@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from syscalls.calls import ipc, llm, mem, proc, tool
+from syscalls.calls import ipc, llm, mem, proc, supervise, tool
 from syscalls.launch import Launch
 from syscalls.shapes import (
     Access,
@@ -65,6 +65,18 @@ class Proc:
         """What the kernel knows of it. Raises ESRCH."""
         info: ProcessInfo = await self._agent.call(proc.Info(target=self.apid))
         return info
+
+    async def monitor(self, *, off: bool = False) -> None:
+        """Have a message of type ``down`` sent to this agent when it ends. Raises ESRCH, EPERM.
+
+        ``await agent.recv(sender=1, type="down")``; its body is the Exit as a dict.
+        """
+        await self._agent.call(proc.Monitor(target=self.apid, off=off))
+
+    async def link(self, *, trap: bool = False, off: bool = False) -> None:
+        """When one of the two fails the other gets TERM; a trapping agent gets a message of
+        type ``exit`` instead. Raises ESRCH, EPERM."""
+        await self._agent.call(proc.Link(target=self.apid, trap=trap, off=off))
 
     async def output(self) -> AsyncIterator[bytes]:
         """What it writes to its standard output and error, until it ends."""
@@ -237,6 +249,10 @@ class Agent:
         with trio.open_signal_receiver(*names) as numbers:
             async for number in numbers:
                 yield names[number]
+
+    async def ready(self) -> None:
+        """Tell the supervisor that this process is up, where it waits for that."""
+        await self.call(supervise.ReadyCall())
 
     def process(self, apid: int) -> Proc:
         """A handle on a process that is known by its APID."""

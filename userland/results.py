@@ -9,6 +9,7 @@ import msgspec
 from syscalls.calls import ipc, kv, llm, lora, mem, proc, sys, tool
 from syscalls.errors import EKERNEL, ERRORS, EngramError, ErrorValue, from_value
 from syscalls.table import TABLE, Empty
+from userland.bin.kv import show_prefixes
 from userland.bin.memory import show_hits, show_records
 from userland.bin.process import how, show_process, show_processes
 from userland.bin.system import show_info, show_stats
@@ -135,7 +136,7 @@ _FORMS: dict[str, Callable[[Context, Any], None]] = {
     mem.Unpin.NAME: show_records,
     mem.Forget.NAME: _line(lambda forgotten: f"{len(forgotten.rids)} records forgotten"),
     llm.Generate.NAME: _line(lambda generated: lines_visible(generated.text)),
-    kv.ListCall.NAME: lambda context, found: _list(context, found.prefixes, "pinned prefixes"),
+    kv.ListCall.NAME: show_prefixes,
     lora.ListCall.NAME: lambda context, found: _list(context, found.adapters, "adapters"),
     tool.ListCall.NAME: lambda context, found: _list(context, found.tools, "tools"),
     sys.Info.NAME: show_info,

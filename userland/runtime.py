@@ -1,6 +1,7 @@
 """The runtime of Python agents: what the zygote imports once and every agent starts in.
 
-    zygote   resolve(program, cwd)      which program a name stands for; imports no agent
+    zygote   describe(program, cwd)     what a declared agent (``.md``) wants
+             resolve(program, cwd)      which program a name stands for; imports no agent
       fork
     child    main(descriptor, launch)   import the program, run its ``main(agent)``, say how
                                         it ended (``proc.exit``), return the exit status
@@ -35,7 +36,7 @@ import trio
 
 from syscalls.calls.proc import ExitCall
 from syscalls.errors import EINVAL, ENOENT, EPERM, EngramError
-from syscalls.launch import Launch, Resolved
+from syscalls.launch import DECLARED, Launch, Resolved, Wants
 from userland.agent import Agent
 from userland.channel import Channel
 from userland.place import Disconnected
@@ -58,15 +59,21 @@ Main = Callable[[Agent], Awaitable[Any]]
 def resolve(program: str, cwd: str) -> Resolved:
     """What a program's name stands for.
 
-    In this order: a path (with a slash, or ending in ``.py``) from ``cwd``, a Python file or
-    an executable; an example agent's bare name; a module, dotted or not, in ``cwd`` or where
-    Python finds modules; an executable on PATH. Looks at files and imports nothing. Raises
+    In this order: a path (with a slash, or ending in ``.py`` or ``.md``) from ``cwd``, a Python
+    file, a declared agent or an executable; an example agent's bare name; a module, dotted or
+    not, in ``cwd`` or where Python finds modules; an executable on PATH. Looks at files and
+    imports nothing. Raises
     ENOENT, EPERM, EINVAL.
     """
     if "\0" in program:
         raise EINVAL("a program's name holds no zero byte")
+    if program.endswith(DECLARED):
+        path = _declared(program, cwd)
+        if not path.is_file():
+            raise ENOENT(f"there is no file {path}")
+        return Resolved("python", os.path.abspath(path))
     if "/" in program or program.endswith(".py"):
-        return _resolve_path(Path(cwd or os.getcwd()) / Path(program).expanduser(), program)
+        return _resolve_path(_path(program, cwd), program)
     if _BARE.fullmatch(program):
         found = _module_file(f"{AGENTS}.{program}", "")
         if found is not None:
@@ -83,6 +90,23 @@ def resolve(program: str, cwd: str) -> Resolved:
         hint="a file (./agent.py), a module, an executable, or one of the example agents: "
         + ", ".join(examples()),
     )
+
+
+def describe(program: str, cwd: str) -> Wants:
+    """What a declared agent wants: see ``userland/declared.py``. Raises ENOENT, EPERM, EINVAL."""
+    from userland.declared import read, wants
+
+    return wants(read(_declared(program, cwd)))
+
+
+def _declared(program: str, cwd: str) -> Path:
+    """A file from ``cwd``, else an example."""
+    path, example = _path(program, cwd), Path(__file__).parent / "agents" / program
+    return example if not path.exists() and "/" not in program and example.is_file() else path
+
+
+def _path(program: str, cwd: str) -> Path:
+    return Path(cwd or os.getcwd()) / Path(program).expanduser()
 
 
 def examples() -> list[str]:
@@ -190,6 +214,10 @@ async def _run(agent: Agent, launch: Launch, nursery: trio.Nursery) -> Ending:
 
 def load(program: str) -> Main:
     """Import a program and return its ``main``. Raises whatever the import raises, EINVAL."""
+    if program.endswith(DECLARED):
+        from userland.declared import load as load_declared
+
+        return load_declared(Path(program))
     if program.endswith(".py"):
         folder, file = os.path.split(program)
         sys.path.insert(0, folder)

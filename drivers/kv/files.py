@@ -89,7 +89,8 @@ class Files:
                 size = os.fstat(file.fileno()).st_size
                 data = bytearray(size if size <= MOST else 0)
                 got = _fill(file.fileno(), data)
-                os.utime(file.fileno())
+                with contextlib.suppress(OSError):  # others may write here, we may not
+                    os.utime(file.fileno())
         except FileNotFoundError:
             return None
         except OSError as error:  # not removed: it may be the machine that has no room to read

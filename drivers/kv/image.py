@@ -129,7 +129,7 @@ def decode(data: bytearray, name: str, namespace: str) -> Image:
             key: msgspec.json.decode(entry, type=_Entry) for key, entry in sorted(header.items())
         }
         seconds = float(meta.seconds)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise Corrupt(f"the header cannot be read: {error}") from error
     if (meta.name, meta.namespace) != (name, namespace):
         raise Corrupt(f"it is the block {meta.name} of {meta.namespace}")

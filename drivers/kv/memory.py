@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import logging
 import time
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from drivers.kv.contract import Held, KVStatistics, Pinned
+from drivers.kv.files import NAME
 from drivers.kv.residence import Residence
-from syscalls.errors import EINVAL
+from syscalls.errors import EINVAL, EIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -55,7 +57,8 @@ class Ended(NamedTuple):
 class _Begun:
     """A request under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, hashes: Sequence[bytes]) -> None:
+        self.hashes = hashes
         self.began = time.monotonic()
         self.local = -1
         """Tokens that the engine had when it was last asked."""
@@ -128,7 +131,7 @@ class Memory:
         """
         if self._tiers is None:
             return 0
-        begun = self._begun.setdefault(request, _Begun())
+        begun = self._begun.setdefault(request, _Begun(hashes))
         if begun.local != local or not begun.images:
             first, last = local // self._block, (tokens - 1) // self._block
             names = [each.hex() for each in hashes[first:last]]
@@ -158,8 +161,12 @@ class Memory:
         return loads
 
     def load(self, loads: Iterable[Load]) -> set[int]:
-        """Restore; the blocks that could not be, which vLLM then computes."""
-        assert self.slots is not None and self._tiers is not None
+        """Restore; the blocks that could not be, which vLLM then computes.
+
+        Nobody else may find these blocks, nor those that rest on them, in the engine: until
+        they are computed they hold anything, and their request may be aborted before that.
+        """
+        assert self.slots is not None and self._tiers is not None and self._residence is not None
         lost: set[int] = set()
         for request, place, block, image in loads:
             try:
@@ -169,6 +176,7 @@ class Memory:
                 lost.add(block)
                 begun = self._begun[request]
                 begun.known, begun.lost = min(begun.known, place * self._block), True
+                self._residence.erase([each.hex() for each in begun.hashes[place:]])
             else:
                 self._tiers.restored += 1
         return lost
@@ -204,22 +212,24 @@ class Memory:
         if share := self._shares.get(ended.request):  # of the step that is still going on
             seconds = time.perf_counter() - self._scheduled
             begun.seconds += seconds * share / sum(self._shares.values())
-        if begun.lost:
-            self.lost[str(ended.said.get("name"))] = begun.known
-        if (handle := ended.said.get("pin")) is not None:
+        if (handle := ended.said.get("pin")) is None:
+            if begun.lost:
+                self.lost[str(ended.said.get("name"))] = begun.known
+            self._use(ended, begun)
+        elif not begun.lost:
             whole = ended.prompt // self._block
             self._pin(str(handle), [each.hex() for each in ended.hashes[:whole]], begun)
-        else:
-            self._use(ended, begun)
 
     def _use(self, ended: Ended, begun: _Begun) -> None:
         """What was let go, and came back for a request, is held again; what was lost, saved."""
         assert self._residence is not None
+        first = ended.hashes[0].hex() if ended.hashes else ""
+        most = (ended.prompt - 1) // self._block  # the last token is always computed
         for pin in self._pins.values():
-            if len(pin.names) > len(ended.hashes) or pin.names[0] != ended.hashes[0].hex():
+            if len(pin.names) > len(ended.hashes) or pin.names[0] != first:
                 continue
             if all(name == each.hex() for name, each in zip(pin.names, ended.hashes, strict=False)):
-                hit = begun.known >= len(pin.names) * self._block
+                hit = begun.known >= min(len(pin.names), most) * self._block
                 pin.hits += hit
                 self._residence.keep(pin.names, self._costs, save=not hit)
 
@@ -252,8 +262,12 @@ class Memory:
     # --- what the engine asks for
 
     def made(self, handle: str, timeout: float) -> Pinned | None:
-        """What came of a pin, once it has been written; waits up to ``timeout`` seconds for it."""
-        made = self._made[handle]
+        """What came of a pin, once it has been written; waits up to ``timeout`` seconds for it.
+
+        Raises EIO when nothing did.
+        """
+        if (made := self._made.get(handle)) is None:
+            raise EIO("what was saved could not be restored", driver="llm", retryable=True)
         if self.saving or (
             self._tiers is not None and not self._tiers.settled(made.blocks, timeout)
         ):
@@ -293,17 +307,16 @@ class Memory:
 
     def drop(self, handle: str, names: Sequence[str]) -> None:
         """Unpin, and erase these blocks everywhere. Raises EINVAL for what is no block's name."""
+        if wrong := [name for name in names if not NAME.fullmatch(name) or len(name) % 2]:
+            raise EINVAL(f"{wrong[0]!r} is no name of a block", hint="`pin` gives names")
         self.unpin(handle)
         if self._residence is None or self._tiers is None:
             return
-        try:
-            self._tiers.remove(names)
-        except ValueError as error:
-            raise EINVAL(str(error)) from error
+        self._tiers.remove(names)
         self._residence.erase(names)
         gone = set(names)
         for begun in self._begun.values():  # read for a request that waits for room
-            begun.images = [image for image in begun.images if image.name not in gone]
+            begun.images = list(takewhile(lambda image: image.name not in gone, begun.images))
 
     def held(self) -> tuple[list[Held], KVStatistics]:
         """The pins, in the order of their making, and the figures."""

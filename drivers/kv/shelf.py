@@ -78,6 +78,11 @@ class Shelf:
             worth = entry.frequency * entry.seconds / max(entry.bytes, 1)
             self._rank(name, entry, self._age + worth, self._number)
 
+    def depth(self, name: str) -> int:
+        """What it was added with; 0 for an unknown one."""
+        entry = self._entries.get(name)
+        return entry.depth if entry is not None else 0
+
     def remove(self, name: str) -> bool:
         """Take one out; whether it was in."""
         entry = self._entries.pop(name, None)

@@ -8,13 +8,16 @@ What is behind the first dimension is read from the tensors: each attention back
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from drivers.kv.tensors import layout, planes, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from drivers.kv.image import Image, Plane
@@ -35,6 +38,7 @@ class Slots:
                 raise ValueError(f"{layer} has the shape {tuple(cache.shape)}: no {count} blocks")
             whole = cache.shape[0] == count
             self._caches[layer] = cache if whole else cache.unflatten(0, (count, -1))
+        self._bytes = {layer: _bytes(cache) for layer, cache in self._caches.items()}
         self.layout = layout({layer: cache[0] for layer, cache in self._caches.items()})
         self.block_bytes = sum(cache[0].nbytes for cache in self._caches.values())
 
@@ -51,8 +55,23 @@ class Slots:
 
     def write(self, block: int, image: Image) -> None:
         """Put a saved block in its place. Raises ValueError, RuntimeError; then part is there."""
+        if image.layout() != self.layout:
+            raise ValueError("the saved block has other layers, or of another shape")
         saved = tensors(image)
-        if saved.keys() != self._caches.keys():
-            raise ValueError("the saved block has other layers")
-        for layer, cache in self._caches.items():
-            cache[block].copy_(saved[layer])
+        for layer, plane in image.planes().items():
+            place = self._bytes[layer]
+            if place is None:
+                self._caches[layer][block].copy_(saved[layer])
+            else:
+                memoryview(place[block])[:] = plane.data
+
+
+def _bytes(cache: Tensor) -> NDArray[Any] | None:
+    """The bytes of each block where they lie together in memory; None on a device.
+
+    A plain copy of bytes is three times as fast as torch's, which wakes all threads for each.
+    """
+    if cache.device.type != "cpu" or not cache.is_contiguous():
+        return None
+    found: NDArray[Any] = cache.view(len(cache), -1).view(torch.uint8).numpy()
+    return found

@@ -148,6 +148,17 @@ class Tiers:
                 self._start()
                 self._changed.notify_all()
 
+    def keep(self, name: str) -> None:
+        """Have a block that is in memory written again, if its file has gone."""
+        with self._lock:
+            image = self._images.get(name)
+            if image is None or name in self._unsaved or self._closed or not self._disk_limit:
+                return
+            if not self._files.path(name).exists():
+                self._unsaved[name] = (image, self._ram.depth(name))
+                self._start()
+                self._changed.notify_all()
+
     def _admit(self, image: Image, depth: int) -> None:
         """Put a block into memory. The lock is held."""
         if not self._ram_limit:

@@ -10,6 +10,7 @@ that is never used again.
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -50,6 +51,7 @@ class Adapters:
         self._bench = bench
         self._room = room
         self._number = 0
+        self._nonce = secrets.token_hex(8)
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._lent: Counter[str] = Counter()
         self._loads = self._evictions = 0
@@ -108,8 +110,9 @@ class Adapters:
             self._evictions += 1
         self._number += 1
         # What an engine caches is marked with the name. An identity means one content for ever;
-        # any other name may come to mean another, so it is told apart by the number.
-        mark = name if is_identity(name) else f"{name}#{self._number}"
+        # any other name may come to mean another, so it is told apart by the number, and by the
+        # engine's life from what an earlier one has saved.
+        mark = name if is_identity(name) else f"{name}#{self._number}.{self._nonce}"
         held = self._held[name] = _Held(
             self._number, mark, self._bench.add(self._number, mark, folder)
         )

@@ -24,7 +24,7 @@ class Flow:
         self._held = ""
         self._tokens = 0
         self._pace = pace
-        self._next = time.monotonic() + pace if pace else 0.0
+        self._next = 0.0  # the first piece is news: the prompt has been computed
 
     @property
     def ready(self) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from drivers.kv.chain import chain
 from drivers.kv.contract import Pinned
 from drivers.kv.tensors import planes
-from drivers.llm.pins import BLOCK, block_tensors
+from drivers.llm.pins import BLOCK, block_tensors, lasting
 from drivers.llm.prefix import Kept, layers_of
 from syscalls.errors import ECANCELED
 
@@ -122,7 +122,7 @@ class Pinning:
 
     def _save(self, kept: Kept, known: Restored, costs: list[float]) -> Iterator[None]:
         tiers = self._pins.tiers
-        if tiers is None:
+        if tiers is None or not lasting(self._mark):
             return
         good = {image.name for image in known.images}
         for place, name in enumerate(self.blocks):
@@ -132,5 +132,7 @@ class Pinning:
             if name not in good and not (tiers.seems(name) and tiers.has(name, place)):
                 tiers.put(name, planes(block_tensors(kept, place)), costs[place], place)
                 yield
+            else:
+                tiers.keep(name)
         while not tiers.settled(self.blocks, PAUSE if self._alone else 0.0):
             yield

@@ -91,11 +91,12 @@ class Pins:
         self._token_bytes = 0
         if self._layout:
             self._token_bytes = Kept(Mark(""), [0], layers_of(cache)).bytes
-            place = Path(options["kv_dir"]) if options.get("kv_dir") else None
-            self.namespace = namespace(self._describe(folder, place))
-            self.tiers = self._open(place, options) if place is not None else None
+            if options.get("kv_dir"):
+                place = Path(options["kv_dir"])
+                self.namespace = namespace(self._describe(folder, place))
+                self.tiers = self._open(place, options)
 
-    def _describe(self, folder: Path, place: Path | None) -> Description:
+    def _describe(self, folder: Path, place: Path) -> Description:
         import torch
         import transformers
 

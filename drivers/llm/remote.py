@@ -106,7 +106,9 @@ class OpenAIEngine:
         self._served = wanted[0]
         said = self._spec.options.get("context") or self._served.max_model_len
         self._context = int(said or CONTEXT)
-        return LLMInfo(f"{self._served.id}@{self._url}", "openai", self._context, sees=self._sees)
+        return LLMInfo(
+            f"{self._served.id}@{self._url}", "openai", self._context, sees=self._sees, keeps=False
+        )
 
     async def _find(self, progress: Callable[[str], None]) -> Models:
         """The server's models; waits for one that is still starting. Raises EIO."""

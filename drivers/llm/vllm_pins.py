@@ -21,8 +21,7 @@ from drivers.kv.tiers import Tiers
 from drivers.kv.weights import digest
 from drivers.llm.shapes import DropArguments, HandleArguments, HeldAnswer
 from drivers.llm.tokens import salt_of
-from drivers.lora.files import is_identity
-from syscalls.errors import ECANCELED, EINVAL, EIO, EngramError
+from syscalls.errors import ECANCELED, EIO, EngramError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,11 +147,6 @@ class VLLMPins:
 
     def begin(self, job: Job, request: PinRequest, tokens: Tokens, context: int) -> Beginning:
         """What is to be computed for a pin. Raises EINVAL."""
-        if request.adapter and not is_identity(request.adapter):
-            raise EINVAL(
-                f"{request.adapter!r} does not say which content it means",
-                hint="pin under an adapter by its identity, NAME@VERSION-DIGEST",
-            )
         ids = tokens.beginning(request, context)
         whole = self.memory.check(min(len(ids), context - 2))
         self._stop(request.handle)
@@ -183,9 +177,11 @@ class VLLMPins:
     def step(self, *, idle: bool) -> None:
         """Answer the pins that have been written; wait a moment for one when ``idle``."""
         for handle, job in list(self._writing.items()):
-            if (made := self.memory.made(handle, PAUSE if idle else 0.0)) is not None:
+            with job.guard():
+                if (made := self.memory.made(handle, PAUSE if idle else 0.0)) is not None:
+                    job.done(made)
+            if job.finished:
                 del self._writing[handle]
-                job.done(made)
 
     def cancel(self, job: Job) -> None:
         """If it was a pin: nobody waits for it any more. Its request is aborted by the caller."""

@@ -18,7 +18,7 @@ Figures are reported, never judged here: what goes live is the kernel's decision
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 from msgspec import Meta
@@ -87,7 +87,7 @@ class TrainSpec(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     seed: int = 0
     """Of what is held out, the order of the rows, the first weights, the dropout."""
     most_bytes: Annotated[int, Meta(ge=64 << 20)] = 4 << 30
-    """Private memory of the process, that of its libraries (about 500 MB) included."""
+    """Private memory of the process, that of its libraries (about 450 MB) included."""
     seconds: Annotated[float, Meta(gt=0.0)] = 1800.0
     """Wall time from the start of the process to its report."""
     checkpoint: Annotated[int, Meta(ge=0)] = 25
@@ -229,4 +229,16 @@ class Recipe(Protocol):
 
         ``model`` is a causal language model of transformers (with or without the adapter), in
         evaluation mode; it is called under ``torch.inference_mode``.
+        """
+
+
+@runtime_checkable
+class Judging(Recipe, Protocol):
+    """A recipe that says itself what a step is to make smaller."""
+
+    def loss(self, model: Any, rows: Sequence[tuple[list[int], list[int]]]) -> Any:
+        """A tensor with one number, in nats a token, of encoded rows.
+
+        ``model`` is the base within peft: under ``model.disable_adapter()`` it is the base.
+        It depends on the model's weights and the rows alone.
         """

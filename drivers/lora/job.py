@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import logging
 import resource
 import time
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,7 @@ EVERY = 0.5
 RECENT = 10
 """Steps whose losses are averaged."""
 REPORT = "report.json"
+log = logging.getLogger("train")
 RECIPES = {"text": "drivers.lora.text:TextRecipe", "nano": "drivers.lora.nano:NanoRecipe"}
 BOUNDS = ("most_bytes", "seconds", "checkpoint", "threads")
 """What of a spec may differ from life to life of a job."""
@@ -80,10 +82,18 @@ def make_recipe(spec: TrainSpec, folder: Path) -> Recipe:
 class Job:
     """One life of a job."""
 
-    def __init__(self, folder: Path, spec: TrainSpec, write: Callable[[Line], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        spec: TrainSpec,
+        write: Callable[[Line], None],
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``write`` is told what happens, ``ready`` is called once the libraries are loaded."""
         self._folder = folder
         self._spec = spec
         self._write = write
+        self._ready = ready
         self._begun = time.monotonic()
         self._state = checkpoint.State(mark_of(spec))
         self._resumed = 0
@@ -107,11 +117,14 @@ class Job:
             )
         self._tell("load")
         folder = find_model(self._spec.base)
+        import peft
         import torch
 
         from drivers.llm.model import fingerprint
         from drivers.lora import learn
 
+        log.info("torch %s, peft %s", torch.__version__, peft.__version__)
+        self._ready()
         torch.set_num_threads(threads(self._spec.threads, MOST_THREADS))
         device = self._spec.device or ("cuda" if torch.cuda.is_available() else "cpu")
         recipe = make_recipe(self._spec, folder)
@@ -124,7 +137,7 @@ class Job:
         kept = checkpoint.load(self._folder, self._state.mark)
         if kept is None:
             self._before(recipe, base, selection)
-        learner = learn.Learner(base, self._spec, self._steps, recipe.pad)
+        learner = learn.Learner(base, self._spec, self._steps, recipe.pad, recipe)
         if kept is not None:
             self._state, tensors = kept
             learner.restore(tensors)

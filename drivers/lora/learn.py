@@ -15,8 +15,9 @@ import msgspec
 import torch
 
 from drivers.lora import checkpoint, rows
-from drivers.lora.contract import ADAPTER
+from drivers.lora.contract import ADAPTER, Judging
 from drivers.lora.files import CONFIG, WEIGHTS
+from drivers.lora.memory import ran_out
 from syscalls.errors import EINVAL, EIO
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from drivers.lora.contract import TrainSpec
+    from drivers.lora.contract import Recipe, TrainSpec
     from drivers.lora.rows import Row
 
 CLIP = 1.0
@@ -43,7 +44,7 @@ def load_base(folder: Path, device: str) -> Any:
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        if short_of_memory(error):
+        if ran_out(error):
             raise
         raise EIO(
             f"the model in {folder} cannot be loaded: {error}",
@@ -54,26 +55,23 @@ def load_base(folder: Path, device: str) -> Any:
     return model.to(device).eval()
 
 
-def short_of_memory(error: BaseException) -> bool:
-    """Whether this is how Python or torch says that there is no memory left."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    said = str(error)
-    words = ("allocate memory", "not enough memory", "can't start new thread")
-    return isinstance(error, RuntimeError | OSError) and any(word in said for word in words)
-
-
 class Learner:
     """A base with an adapter that is being trained."""
 
-    def __init__(self, base: Any, spec: TrainSpec, steps: int, pad: int) -> None:
-        """Put new, empty layers into ``base``. Raises EINVAL for layers that it has not."""
+    def __init__(
+        self, base: Any, spec: TrainSpec, steps: int, pad: int, recipe: Recipe | None = None
+    ) -> None:
+        """Put new, empty layers into ``base``. Raises EINVAL for layers that it has not.
+
+        A ``recipe`` that has a ``loss`` of its own is asked for it.
+        """
         from peft import LoraConfig, get_peft_model
 
         torch.manual_seed(spec.seed)
         self._spec = spec
         self._steps = steps
         self._pad = pad
+        self._own_loss = recipe.loss if isinstance(recipe, Judging) else None
         self.base = base
         config = LoraConfig(
             r=spec.rank,
@@ -106,7 +104,8 @@ class Learner:
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate(step)
         self.base.train()
-        loss = rows.loss(self.base, batch, self._pad)
+        own = self._own_loss
+        loss = own(self._model, batch) if own else rows.loss(self.base, batch, self._pad)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._named.values(), CLIP)
         self._optimizer.step()

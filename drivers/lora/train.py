@@ -13,10 +13,10 @@ import argparse
 import ctypes
 import logging
 import os
-import resource
 import signal
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,8 @@ import msgspec
 
 from drivers.lora.contract import Failure, Line, TrainSpec
 from drivers.lora.job import Job
-from syscalls.errors import EDQUOT, EINVAL, EIO, EngramError
+from drivers.lora.memory import bound, exceeded, ran_out
+from syscalls.errors import EINVAL, EIO, EngramError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,25 +72,11 @@ def _failure(error: BaseException, spec: TrainSpec | None) -> EngramError:
     """What went wrong, as an error that the kernel can pass on."""
     if isinstance(error, EngramError):
         return error
-    if spec is not None and (isinstance(error, MemoryError) or _short(error)):
-        return EDQUOT(
-            f"training needs more than {spec.most_bytes} bytes of memory",
-            hint="allow more, or take a smaller `batch`, `rank` or `longest`",
-            limit=spec.most_bytes,
-            quota="most_bytes",
-        )
+    if spec is not None and ran_out(error):
+        return exceeded(spec.most_bytes)
     if isinstance(error, OSError):
         return EIO(f"training: {error}", driver="lora", retryable=True)
     return EIO(f"training failed: {error!r}", driver="lora", retryable=False)
-
-
-def _short(error: BaseException) -> bool:
-    """Only a process that has come to importing torch can have run out by its hands."""
-    if "torch" not in sys.modules:
-        return False
-    from drivers.lora.learn import short_of_memory
-
-    return short_of_memory(error)
 
 
 def main() -> int:
@@ -109,8 +96,7 @@ def main() -> int:
             spec = msgspec.json.decode((options.folder / "spec.json").read_bytes(), type=TrainSpec)
         except msgspec.DecodeError as error:
             raise EINVAL(f"the training spec is wrong: {error}") from error
-        resource.setrlimit(resource.RLIMIT_DATA, (spec.most_bytes, spec.most_bytes))
-        job = Job(options.folder, spec, write)
+        job = Job(options.folder, spec, write, ready=partial(bound, spec.most_bytes))
         signal.signal(signal.SIGTERM, lambda *_: setattr(job, "stopping", True))
         write(job.run())
     except Exception as error:

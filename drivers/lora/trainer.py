@@ -16,7 +16,8 @@ from msgspec.structs import replace
 
 from drivers.child import environment_for
 from drivers.lora.contract import Failure, Line, Progress, Report, TrainerStatistics
-from syscalls.errors import EDQUOT, EIO, ETIME, EngramError, from_value
+from drivers.lora.memory import exceeded, said_so
+from syscalls.errors import EIO, ETIME, EngramError, from_value
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -29,8 +30,6 @@ GRACE = 3.0
 CHUNK = 64 * 1024
 TAIL = 2000
 """Bytes of the log that are looked at when a process has died without a word."""
-FULL = ("bad_alloc", "memory allocation of", "allocate memory", "Thread creation failed")
-"""What libraries say last when they cannot allocate."""
 
 _decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 
@@ -149,13 +148,8 @@ class _Process:
         with self._log.open("rb") as log:
             log.seek(max(0, self._log.stat().st_size - TAIL))
             tail = log.read().decode(errors="replace")
-        if status != -signal.SIGKILL and any(words in tail for words in FULL):
-            return EDQUOT(
-                f"training needs more than {spec.most_bytes} bytes of memory",
-                hint="allow more, or take a smaller `batch`, `rank` or `longest`",
-                limit=spec.most_bytes,
-                quota="most_bytes",
-            )
+        if status != -signal.SIGKILL and said_so(tail):
+            return exceeded(spec.most_bytes)
         how = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
         last = (tail.strip().splitlines() or [""])[-1]
         return EIO(

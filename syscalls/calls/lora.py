@@ -41,15 +41,14 @@ class Train(Call, kw_only=True):
     rids: list[Rid] = []
     examples: list[dict[str, Any]] = []
     base: str = ""
-    rank: Annotated[int, Meta(ge=1, le=256)] = 8
+    rank: Annotated[int, Meta(ge=0, le=256)] = 0
+    """0: what suits the base, as with the three below."""
     query: Query | None = None
     filter: Filter | None = None
     k: Annotated[int, Meta(ge=1, le=1000)] = 100
     epochs: Annotated[int, Meta(ge=0, le=10_000)] = 0
-    """0: what suits the base."""
     steps: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     learning_rate: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    """0: what suits the base."""
     batch: Annotated[int, Meta(ge=0, le=4096)] = 0
     seed: int = 0
     held_out: Annotated[float, Meta(ge=0, lt=1)] = 0.25

@@ -14,6 +14,7 @@ import pytest
 
 from drivers.contracts import GenerateRequest, Piece
 from drivers.engine import Job
+from drivers.kv.contract import PinRequest
 from drivers.llm.remote import OPENAI, OpenAIEngine, split
 from drivers.llm.shapes import CountArguments
 from drivers.protocol import Chunk, Done, EngineSpec, Failed, pack
@@ -202,6 +203,12 @@ def test_what_only_vllm_serves_is_refused() -> None:
         ):
             with pytest.raises(EINVAL):
                 run(engine, "generate", request)
+
+
+@pytest.mark.parametrize("method", ["pin", "unpin", "drop", "held"])
+def test_a_server_keeps_its_own_cache(method: str) -> None:
+    with serving() as (engine, _), pytest.raises(EINVAL, match="its own cache"):
+        run(engine, method, PinRequest("h", prompt="x", salt="s"))
 
 
 def test_an_absent_server_is_an_error_in_the_end() -> None:

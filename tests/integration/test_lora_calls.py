@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 import trio
 
@@ -334,8 +335,6 @@ def test_jobs_are_bounded(tmp_path: Path) -> None:
 
 
 def _with(lora: Lora, **more: Any) -> Any:
-    import msgspec
-
     return msgspec.structs.replace(lora.kernel.settings, **more)
 
 
@@ -441,14 +440,14 @@ def test_a_share_gives_an_adapter_for_as_long_as_it_lasts(tmp_path: Path) -> Non
         done = await lora.trained(shell)
         guest = lora.attach("lora.*", "llm.*", "mem.*", "sys.*", "proc.*")
         apid = (await guest.proc.info()).apid
-        await shell.mem.share(target=apid, access="write")
+        await shell.mem.share(to=apid, access="write")
         await lora.join(guest, shell)
         await guest.lora.attach(adapter="notes")
         assert await lora.said(guest) == done.adapter.identity
         other = lora.attach()
         with pytest.raises(EPERM):
             await guest.lora.attach(adapter="notes", target=(await other.proc.info()).apid)
-        await shell.mem.revoke(target=apid)
+        await shell.mem.revoke(to=apid)
         assert await lora.said(guest) == "bare"
         with pytest.raises((ENOENT, EPERM)):
             await lora.said(guest, adapter="notes")
@@ -479,7 +478,7 @@ def test_another_model_is_told_apart(tmp_path: Path) -> None:
     async def scene(lora: Lora, shell: Any) -> None:
         await lora.trained(shell)
         await shell.lora.attach(adapter="notes")
-        lora.model.info = type(lora.model.info)("other", "test", 1 << 20, "other-weights")
+        lora.model.info = msgspec.structs.replace(lora.model.info, fingerprint="other-weights")
         with pytest.raises(ECONFLICT, match="another model"):
             await lora.said(shell)
         with pytest.raises(ECONFLICT, match="another model"):

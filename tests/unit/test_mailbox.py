@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from drivers.contracts import Batch
 from drivers.store.memory import MemoryStore
@@ -322,3 +323,59 @@ async def test_on_a_real_store(tmp_path: Path) -> None:
         got = await Mailboxes(store, Clock()).recv(2, timeout=0)
         assert got.body == {"text": "喜欢简洁", "bytes": b"\x00\xff"}
         await store.aclose()
+
+
+async def test_a_kept_mailbox_outlives_its_process_and_the_kernel() -> None:
+    store = MemoryStore()
+    boxes = Mailboxes(store, Clock())
+    boxes.keep(5, 900)
+    assert (boxes.number(5), boxes.number(6)) == (900, 6)
+    await boxes.send(5, message("one"))
+    await boxes.send(900, message("two"))
+    assert boxes.waiting(5) == boxes.waiting(900) == 2
+    assert (await boxes.recv(5, timeout=0)).body == "one"
+
+    async with trio.open_nursery() as nursery:
+
+        async def wait() -> None:
+            with pytest.raises(ESRCH):
+                await boxes.recv(5, Selector(type="never"))
+
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        await boxes.drop(5)  # its process has ended
+    boxes.release(5)
+    await boxes.send(900, message("three"))
+    boxes.keep(6, 900)
+    assert (await boxes.recv(6, timeout=0)).body == "two"
+
+    reborn = Mailboxes(store, Clock())  # the kernel died while it had the second in its hand
+    await reborn.drop(5)
+    await reborn.drop(6)
+    reborn.keep(4097, 900)
+    assert [(await reborn.recv(4097, timeout=0)).id for _ in range(2)] == [2, 3]
+    assert await reborn.send(4097, message("four")) == 4
+    reborn.release(4097, interrupted=True)
+    reborn.keep(4098, 900)
+    assert (await reborn.recv(4098, timeout=0)).id == 3
+    reborn.release(4098, interrupted=False)
+    await reborn.sweep(900)
+    assert (await Mailboxes(store, Clock()).recv(900, timeout=0)).id == 4
+    reborn.keep(4099, 900)
+    await reborn.drop(900)
+    assert store.scan("mail", b"\0", b"\xff") == []
+
+
+async def test_what_is_beside_a_message_happens_with_it_or_not_at_all() -> None:
+    store = SlowStore()
+    boxes = Mailboxes(store, Clock())
+    beside = Batch(puts=[("meta", b"k", b"v")])
+    assert await boxes.send(2, message("x"), beside=beside) == 1
+    assert store.get("meta", b"k") == b"v"
+    store.full = True
+    with pytest.raises(EIO):
+        await boxes.send(2, message("y"), beside=Batch(deletes=[("meta", b"k")]))
+    assert store.get("meta", b"k") == b"v"
+    with pytest.raises(EAGAIN):
+        await boxes.send(2, message("z"), bound=1, beside=Batch(deletes=[("meta", b"k")]))
+    assert store.get("meta", b"k") == b"v"

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-import trio.testing
 
 from kernel.attached import before
 from syscalls.calls import kv, mem
@@ -27,12 +26,6 @@ if TYPE_CHECKING:
 MANUAL = "The manual of the tools. " + "Each tool does one thing and says what it did. " * 12
 QUESTION = [ChatMessage("user", "what now?")]
 SECRET = "the code of the safe in the cellar is 4711"
-
-
-@pytest.fixture(autouse=True)
-def virtual(autojump_clock: trio.testing.MockClock) -> trio.testing.MockClock:
-    """Nobody waits for real."""
-    return autojump_clock
 
 
 @asynccontextmanager
@@ -58,8 +51,16 @@ async def listed(shell: Channel) -> dict[str, kv.Prefix]:
     return {one.handle: one for one in found.prefixes}
 
 
+def files(folder: Path) -> list[str]:
+    """What is on the disk."""
+    return [path.read_text() for path in folder.glob("*/??/*")]
+
+
 def facts(count: int, *more: str) -> list[str]:
-    return [*(f"fact number {n}: " + "it is so because it is so. " * 4 for n in range(count)), *more]
+    return [
+        *(f"fact number {n}: " + "it is so because it is so. " * 4 for n in range(count)),
+        *more,
+    ]
 
 
 async def test_records_are_put_before_what_is_asked_as_marked_data() -> None:
@@ -104,9 +105,10 @@ async def test_what_cannot_be_pinned_leaves_nothing() -> None:
     async with kept() as (running, model):
         shell = running.attach()
         rids = await told(shell, "short")
-        for wrong in ({}, {"rids": rids, "query": "short"}):
-            with pytest.raises(EINVAL):
-                await shell.kv.pin(**wrong)
+        with pytest.raises(EINVAL):
+            await shell.kv.pin()
+        with pytest.raises(EINVAL):
+            await shell.kv.pin(rids=rids, query="short")
         with pytest.raises(EINVAL):
             await shell.kv.pin(messages=[ChatMessage("user", "x")])
         model.broken = True
@@ -134,7 +136,7 @@ async def test_a_pin_is_of_its_space_and_of_nobody_else() -> None:
         assert (await owner.proc.wait(target=spawned.apid)).status == 0
         assert seen["listed"] == ["manual"]
         assert (model.requests[-1].messages or [])[0].content == MANUAL
-        await owner.mem.share(target=(await reader.sys.session()).apid, access="read")
+        await owner.mem.share(to=(await reader.proc.info()).apid, access="read")
         with pytest.raises(ENOENT):
             await reader.kv.attach(handle="manual")
         with pytest.raises(ENOENT):
@@ -158,13 +160,13 @@ async def test_equal_prompts_of_two_owners_never_hit() -> None:
 
 async def test_who_loses_the_share_loses_the_pin() -> None:
     async with kept() as (running, model):
-        owner, other = running.attach(), running.attach()
-        apid = (await other.sys.session()).apid
+        owner, other = running.attach(), running.attach("mem.*", "kv.*", "llm.*", "proc.info")
+        apid = (await other.proc.info()).apid
         rids = await told(owner, *facts(3))
-        await owner.mem.share(target=apid, access="read")
+        await owner.mem.share(to=apid, access="read")
         await other.kv.pin(rids=rids, name="theirs")
         await other.kv.attach(handle="theirs")
-        await owner.mem.revoke(target=apid)
+        await owner.mem.revoke(to=apid)
         await other.llm.generate(messages=QUESTION)
         assert model.requests[-1].messages == QUESTION
         with pytest.raises(EPERM):
@@ -172,7 +174,9 @@ async def test_who_loses_the_share_loses_the_pin() -> None:
 
 
 @pytest.mark.parametrize("how", ["forget", "delete", "expire"])
-async def test_a_record_that_goes_takes_its_pins_with_it(how: str, tmp_path: Path) -> None:
+async def test_a_record_that_goes_takes_its_pins_with_it(
+    how: str, tmp_path: Path, autojump_clock: object
+) -> None:
     async with kept(tmp_path) as (running, model):
         shell = running.attach()
         rids = await told(shell, *facts(3))
@@ -183,8 +187,7 @@ async def test_a_record_that_goes_takes_its_pins_with_it(how: str, tmp_path: Pat
         await shell.kv.attach(handle="all")
         await shell.llm.generate(messages=QUESTION)
         assert SECRET in model.requests[-1].messages[0].content  # type: ignore[index]
-        files = lambda: [p.read_text() for p in tmp_path.glob("*/??/*")]  # noqa: E731
-        assert any(SECRET[:20] in text for text in files())
+        assert any(SECRET[:20] in text for text in files(tmp_path))
         if how == "forget":
             await shell.mem.forget(rid=rids[-1])
         elif how == "delete":
@@ -192,7 +195,7 @@ async def test_a_record_that_goes_takes_its_pins_with_it(how: str, tmp_path: Pat
         else:
             await trio.sleep(600)
         assert sorted(await listed(shell)) == ["others"]
-        assert not any(SECRET[:20] in text for text in files())
+        assert not any(SECRET[:20] in text for text in files(tmp_path))
         (left,) = running.kernel.memory.prefixes.all()
         assert list(model.pins) == [engine_name(left)]
         assert set(left.kept[0].blocks) <= model.known  # what both begin with stays
@@ -234,7 +237,9 @@ async def test_words_that_were_read_are_known_in_what_is_pinned() -> None:
         await other.kv.pin(messages=[ChatMessage("system", text)])  # nobody gave that to it
 
 
-async def test_a_corrected_record_is_said_as_it_is_now(tmp_path: Path) -> None:
+async def test_a_corrected_record_is_said_as_it_is_now(
+    tmp_path: Path, autojump_clock: object
+) -> None:
     async with kept(tmp_path) as (running, model):
         shell = running.attach()
         rids = await told(shell, *facts(3), SECRET)
@@ -256,11 +261,13 @@ async def test_a_corrected_record_is_said_as_it_is_now(tmp_path: Path) -> None:
         with pytest.raises(ECONFLICT):
             await shell.kv.attach(handle="words")
         await shell.kv.drop(handle="words")
-        assert not any("4711" in path.read_text() for path in tmp_path.glob("*/??/*"))
-        assert any("1234" in path.read_text() for path in tmp_path.glob("*/??/*"))
+        assert not any("4711" in text for text in files(tmp_path))
+        assert any("1234" in text for text in files(tmp_path))
 
 
-async def test_a_record_that_goes_while_it_is_being_pinned(tmp_path: Path) -> None:
+async def test_a_record_that_goes_while_it_is_being_pinned(
+    tmp_path: Path, autojump_clock: object
+) -> None:
     async with kept(tmp_path) as (running, model):
         shell = running.attach()
         rids = await told(shell, SECRET, *facts(3))
@@ -279,12 +286,14 @@ async def test_a_record_that_goes_while_it_is_being_pinned(tmp_path: Path) -> No
             model.gate.set()
         assert refused
         await trio.sleep(60)
-        assert list(tmp_path.glob("*/??/*")) == []
+        assert files(tmp_path) == []
         assert model.pins == {}
         assert running.kernel.memory.prefixes.erasures() == []
 
 
-async def test_who_stops_waiting_for_a_pin_leaves_nothing(tmp_path: Path) -> None:
+async def test_who_stops_waiting_for_a_pin_leaves_nothing(
+    tmp_path: Path, autojump_clock: object
+) -> None:
     async with kept(tmp_path) as (running, model):
         shell = running.attach()
         model.gate = trio.Event()
@@ -292,10 +301,10 @@ async def test_who_stops_waiting_for_a_pin_leaves_nothing(tmp_path: Path) -> Non
             await shell.kv.pin(messages=[ChatMessage("system", MANUAL)])
         await trio.sleep(60)
         assert await listed(shell) == {}
-        assert list(tmp_path.glob("*/??/*")) == []
+        assert files(tmp_path) == []
 
 
-async def test_the_quota_says_its_limit_and_what_is_used() -> None:
+async def test_the_quota_says_its_limit_and_what_is_used(autojump_clock: object) -> None:
     async with kept(agent_kv=BYTES * BLOCK * 12) as (running, model):
         shell = running.attach()
         await shell.kv.pin(messages=[ChatMessage("system", MANUAL)], name="first")
@@ -328,7 +337,7 @@ async def test_cooled_it_is_a_record_with_the_same_sources() -> None:
             await shell.mem.read(rid=cooled.rid)
 
 
-async def test_an_engine_that_comes_back_is_given_its_pins_again() -> None:
+async def test_an_engine_that_comes_back_is_given_its_pins_again(autojump_clock: object) -> None:
     async with kept() as (running, model):
         shell = running.attach()
         await shell.kv.pin(messages=[ChatMessage("system", MANUAL)], name="manual")
@@ -347,14 +356,16 @@ async def test_no_room_in_the_engine_is_told_and_leaves_nothing() -> None:
         assert await listed(shell) == {}
 
 
-async def test_erasing_goes_on_when_the_engine_can_again(tmp_path: Path) -> None:
+async def test_erasing_goes_on_when_the_engine_can_again(
+    tmp_path: Path, autojump_clock: object
+) -> None:
     async with kept(tmp_path) as (running, model):
         shell = running.attach()
         rids = await told(shell, SECRET, *facts(3))
         await shell.kv.pin(rids=rids)
         model.broken = True
         await shell.mem.forget(rid=rids[0])  # does not fail for it
-        assert list(tmp_path.glob("*/??/*")) == []  # at once, without the engine
+        assert files(tmp_path) == []  # at once, without the engine
         assert len(running.kernel.memory.prefixes.erasures()) == 1
         model.broken = False
         await trio.sleep(60)

@@ -50,8 +50,11 @@ class Capsules:
         self, space: int, rules: Sequence[capsule.Redact], allows: Allows | None = None
     ) -> Export:
         """An export of what ``allows`` lets out, about to begin."""
+        from ums.adapters import Versions
+
         view = self._spaces.open(space)
         header = Header(await self._machine(), space, view.header.name)
+        known = Versions(self._store, self._clock).all(space) if allows is None else []
         return Export(
             self._store,
             self._blobs,
@@ -61,6 +64,7 @@ class Capsules:
             allows,
             header,
             self._clock.now(),
+            [one for one in known if one.state == "live"],
         )
 
     async def take(

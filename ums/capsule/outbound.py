@@ -1,6 +1,6 @@
 """The bytes of a capsule, made as they are asked for.
 
-    header | original? record versions | original? record versions | ... | end
+    header | original? record versions | original? record versions | ... | adapter ... | end
 
 Records come oldest first, so that a source is there before what was made from it, and those
 written after the beginning are not among them. One at a time is in memory, and the hashes of
@@ -19,7 +19,7 @@ import trio
 
 from syscalls import capsule
 from syscalls.calls.capsule import CapsulePiece, Exported
-from syscalls.capsule import BlobHead, End, Entry, Event, Past, Revision, Sealer
+from syscalls.capsule import Adapter, BlobHead, End, Entry, Event, Past, Revision, Sealer
 from syscalls.errors import ECONFLICT, EIO
 from syscalls.shapes import SEGMENTS
 from ums import lifecycle
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from drivers.contracts import Store
     from syscalls.capsule import Header
+    from ums.adapters import Version
     from ums.blobs import Blobs
     from ums.capsule.redact import Redaction
     from ums.records import Stored
@@ -59,6 +60,8 @@ class Export:
     allows: Allows | None
     header: Header
     now: float
+    adapters: Sequence[Version] = ()
+    """Those that the space has in use: they are named, their weights stay."""
     end: End = field(default_factory=End)
     rids: list[str] = field(default_factory=list)
     """The first records that went out, for the audit."""
@@ -105,6 +108,11 @@ class Export:
             if packed > last:
                 break
             yield from self._record(packed, value)
+        for version in self.adapters:
+            sources = [rid for rid in version.sources if self._kept(rid)]
+            named = Adapter(version.identity, version.fingerprint, version.digest, sources)
+            yield self._sealer.frame("A", named)
+            self.end.adapters += 1
         yield self._sealer.frame("E", self.end)
 
     def reply(self) -> Exported:

@@ -36,7 +36,7 @@ def lora_train_arguments(parser: argparse.ArgumentParser) -> None:
         "--examples", metavar="FILE", help="lines of JSON with prompt and completion or program"
     )
     parser.add_argument("--base", default="", choices=["nano", "model"], help="what to adapt")
-    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=0)
     parser.add_argument("--steps", type=int, default=0)
     parser.add_argument("--rate", type=float, default=0.0, help="learning rate")
