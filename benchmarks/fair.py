@@ -3,8 +3,8 @@
 Two sessions have one agent each. One agent keeps 120 requests before the model, the other 12;
 every request begins with one of the agent's documents and goes on with a question of its own,
 and the engine has room for about half of the documents. Then, under the same load, a third session
-asks a short question now and then and waits for the first word. The load meets, one after
-another on the same engine:
+asks a short question now and then and waits for the first word. Five kernels, each with an
+engine of its own, have this load in turn:
 
     none   no scheduling: everything goes to the engine, which serves first come, first served
     fcfs   first come, first served, by the scheduler
@@ -18,7 +18,7 @@ seconds, of dlpm under load and of a machine without load; ``ratio`` is at most 
 ``throughput`` is tokens of dlpm over none (at least 0.95), ``locality`` is the cached part of
 prompts of dlpm over lpm (at least 0.9), ``over_vtc`` the same over vtc (more than 1). The model
 is small and has random weights. ``--engine transformers`` takes that engine; ``--seconds`` is
-how long each order is loaded.
+how long each order is measured, without and then with the shell.
 """
 
 import argparse
@@ -34,6 +34,7 @@ import msgspec
 
 from benchmarks._harness import kernel, percentile, report
 from syscalls.calls import llm
+from syscalls.errors import ETIME
 from userland.client import BlockingClient
 
 ORDERS = ("none", "fcfs", "vtc", "lpm", "dlpm")
@@ -49,8 +50,11 @@ ROOM = DOCUMENTS * LONG + BATCH * 2 * BLOCK
 """Tokens of keys and values: half of all documents, and the ends of what runs."""
 LAYERS, HEADS, HEAD = 6, 4, 32
 KV_BYTES = ROOM * LAYERS * 2 * HEADS * HEAD * 4
-QUIET, WARM = 20, 5.0
-"""Questions without load; seconds of load before anything counts."""
+PATIENCE = 15.0
+"""Seconds after which a question without an answer is given up."""
+ROUNDS = 3
+QUIET, WARM = 10, 3.0
+"""Of a round: questions without load; seconds of load before anything counts."""
 AGENT = """
 import json, random, time, trio
 
@@ -68,34 +72,41 @@ async def main(agent):
             usage = made.usage
             done.append([time.monotonic(), usage.prompt, usage.cached, usage.completion])
 
-    async with trio.open_nursery() as nursery:
-        for _ in range(load["requests"]):
-            nursery.start_soon(work)
-        await agent.recv()
-        nursery.cancel_scope.cancel()
-    await agent.ipc.publish(topic="done", body={{"requests": load["requests"], "done": done}})
+    while (await agent.recv()).body == "go":
+        done.clear()
+        async with trio.open_nursery() as nursery:
+            for _ in range(load["seed"]):
+                nursery.start_soon(work)
+            await agent.recv()
+            nursery.cancel_scope.cancel()
+        await agent.ipc.publish(topic="done", body={{"requests": load["seed"], "done": done}})
 """
 
 
 class Loaded(msgspec.Struct):
-    """What one order came to."""
+    """What one order came to, in all rounds."""
 
-    computed: list[int]
-    """Tokens computed for each agent."""
-    tokens: float
-    """Of prompts and completions, in a second."""
-    hits: float
-    """Part of the prompts that was cached."""
-    first: list[float]
-    """Seconds to the shell's first words."""
-    waits: float
-    """The median seconds that a request of the smaller agent waited in the scheduler."""
+    computed: list[int] = msgspec.field(default_factory=lambda: [0, 0])
+    """Tokens computed for the smaller agent and for the larger."""
+    prompt: int = 0
+    cached: int = 0
+    rates: list[float] = []
+    """Tokens of prompts and completions in a second, of each round."""
+    first: list[float] = []
+    """Seconds to the shell's first words, under load."""
+    quiet: list[float] = []
+    """Likewise, without load."""
 
     @property
     def jain(self) -> float:
         """Of the tokens computed."""
         squares = len(self.computed) * sum(each * each for each in self.computed)
         return sum(self.computed) ** 2 / squares if squares else 0.0
+
+    @property
+    def hits(self) -> float:
+        """Part of the prompts that was cached."""
+        return self.cached / max(self.prompt, 1)
 
 
 def make_model(folder: Path) -> None:
@@ -132,12 +143,15 @@ class Shell:
         self._random = random.Random(5)
 
     def ask(self) -> float:
-        """Seconds to the first word."""
+        """Seconds to the first word; ``PATIENCE`` where none comes by then."""
         words = " ".join(f"w{self._random.randrange(WORDS)}" for _ in range(2 * BLOCK))
-        call = llm.Generate(prompt=words, max_tokens=8, stream=True)
+        call = llm.Generate(prompt=words, max_tokens=8, stream=True, deadline=PATIENCE)
         began, first = time.monotonic(), 0.0
-        for _ in self._client.stream(call):
-            first = first or time.monotonic() - began
+        try:
+            for _ in self._client.stream(call):
+                first = first or time.monotonic() - began
+        except ETIME:
+            return first or PATIENCE
         return first
 
     def keep_asking(self, seconds: float) -> list[float]:
@@ -159,75 +173,80 @@ def flags(order: str, model: Path, engine: str) -> list[str]:
     return [*given, "--scheduler", scheduler, *(["--llm-slots", "4096"] * (order == "none"))]
 
 
-def load(order: str, model: Path, engine: str, seconds: float) -> tuple[Loaded, list[float]]:
-    """One order under load; and the shell's times before that, without load."""
-    program = model.parent / "asker.py"
-    program.write_text(
-        AGENT.format(words=WORDS, long=LONG, short=SHORT, documents=DOCUMENTS, answer=ANSWER)
-    )
-    with ExitStack() as stack:
+class System:
+    """One kernel with its agents, which has load only in its rounds."""
+
+    def __init__(self, stack: ExitStack, order: str, model: Path, engine: str) -> None:
+        self.loaded = Loaded()
         data = stack.enter_context(kernel(*flags(order, model, engine)))
         many, few, person = (stack.enter_context(BlockingClient.open(data)) for _ in range(3))
-        shell = Shell(person)
-        shell.ask()  # it has loaded
-        quiet = [shell.ask() for _ in range(QUIET)]
+        self._person = person
+        self._shell = Shell(person)
+        person.llm.generate(prompt="w1", max_tokens=4)  # it has loaded
         person.ipc.subscribe(topic="done")
-        agents = []
-        for client, requests in ((many, MANY), (few, FEW)):
-            goal = json.dumps({"requests": requests, "seed": requests})
-            agents.append(client.proc.spawn(program=str(program), goal=goal).apid)
+        self._agents = [
+            client.proc.spawn(
+                program=str(model.parent / "asker.py"), goal=json.dumps({"seed": requests})
+            ).apid
+            for client, requests in ((many, MANY), (few, FEW))
+        ]
+
+    def round(self, seconds: float) -> None:
+        """Some questions without load, then load, then questions under load."""
+        loaded = self.loaded
+        loaded.quiet += [self._shell.ask() for _ in range(QUIET)]
+        self._tell("go")
         time.sleep(WARM)
         began = time.monotonic()
         time.sleep(seconds)
         ended = time.monotonic()
-        figures = person.sys.stats().stats["llm_time"]
-        first = shell.keep_asking(seconds)
-        for apid in agents:
-            person.ipc.send(to=apid, body="enough")
-        told = [person.ipc.recv(topic="done", timeout=120.0).message.body for _ in agents]
-    rows = [
-        [row for row in each["done"] if began <= row[0] <= ended]
-        for each in sorted(told, key=lambda each: int(each["requests"]))
-    ]
-    whole = [row for each in rows for row in each]
-    (waits,) = [p["wait_p50"] for p in figures["processes"] if p["apid"] == agents[1]]
-    result = Loaded(
-        computed=[sum(row[1] - row[2] + row[3] for row in each) for each in rows],
-        tokens=sum(row[1] + row[3] for row in whole) / (ended - began),
-        hits=sum(row[2] for row in whole) / max(sum(row[1] for row in whole), 1),
-        first=first,
-        waits=waits,
-    )
-    return result, quiet
+        loaded.first += self._shell.keep_asking(seconds)
+        self._tell("stop")
+        told = [self._person.ipc.recv(topic="done", timeout=120.0).message.body for _ in (0, 1)]
+        tokens = 0
+        for number, each in enumerate(sorted(told, key=lambda each: int(each["requests"]))):
+            for at, prompt, cached, completion in each["done"]:
+                if began <= at <= ended:
+                    loaded.computed[number] += prompt - cached + completion
+                    loaded.prompt += prompt
+                    loaded.cached += cached
+                    tokens += prompt + completion
+        loaded.rates.append(tokens / (ended - began))
+
+    def _tell(self, word: str) -> None:
+        for apid in self._agents:
+            self._person.ipc.send(to=apid, body=word)
+
+
+def figures(loaded: Loaded) -> dict[str, Any]:
+    """One order's, for the report."""
+    return {
+        "jain": loaded.jain,
+        "tokens": percentile(loaded.rates, 0.5),
+        "hits": loaded.hits,
+        "first_p50": percentile(loaded.first, 0.5),
+        "first_p95": percentile(loaded.first, 0.95),
+        "questions": len(loaded.first),
+    }
 
 
 def main(engine: str, seconds: float) -> None:
-    results: dict[str, Loaded] = {}
-    quiet: list[float] = []
-    with tempfile.TemporaryDirectory(prefix="engram-bench-") as name:
-        make_model(Path(name) / "model")
-        for order in ORDERS:
-            results[order], unloaded = load(order, Path(name) / "model", engine, seconds)
-            quiet += unloaded
-            got = results[order]
-            print(
-                f"{order:5} jain {got.jain:.3f}  tokens/s {got.tokens:7.0f}  cached {got.hits:.3f}"
-                f"  first word p95 {percentile(got.first, 0.95):.3f} s",
-                flush=True,
-            )
-    fair = results["dlpm"]
-    alone, ours = percentile(quiet, 0.95), percentile(fair.first, 0.95)
-    orders: dict[str, Any] = {
-        order: {
-            "jain": got.jain,
-            "tokens": got.tokens,
-            "hits": got.hits,
-            "first_p50": percentile(got.first, 0.5),
-            "first_p95": percentile(got.first, 0.95),
-            "wait_p50": got.waits,
-        }
-        for order, got in results.items()
-    }
+    with tempfile.TemporaryDirectory(prefix="engram-bench-") as name, ExitStack() as stack:
+        model = Path(name) / "model"
+        make_model(model)
+        program = AGENT.format(
+            words=WORDS, long=LONG, short=SHORT, documents=DOCUMENTS, answer=ANSWER
+        )
+        (model.parent / "asker.py").write_text(program)
+        systems = {order: System(stack, order, model, engine) for order in ORDERS}
+        for _ in range(ROUNDS):  # in turn, so that a drift of the machine meets all
+            for system in systems.values():
+                system.round(seconds / ROUNDS)
+    got = {order: system.loaded for order, system in systems.items()}
+    alone = percentile([taken for each in got.values() for taken in each.quiet], 0.95)
+    fair = got["dlpm"]
+    ours = percentile(fair.first, 0.95)
+    ratios = [rate / base for rate, base in zip(fair.rates, got["none"].rates, strict=True)]
     report(
         "fair",
         ours,
@@ -236,11 +255,11 @@ def main(engine: str, seconds: float) -> None:
         unit="s",
         bound=3.0,
         jain=fair.jain,
-        first_fcfs_ratio=percentile(results["fcfs"].first, 0.95) / alone,
-        throughput=fair.tokens / results["none"].tokens,
-        locality=fair.hits / max(results["lpm"].hits, 1e-9),
-        over_vtc=fair.hits / max(results["vtc"].hits, 1e-9),
-        orders=orders,
+        first_fcfs_ratio=percentile(got["fcfs"].first, 0.95) / alone,
+        throughput=percentile(ratios, 0.5),
+        locality=fair.hits / max(got["lpm"].hits, 1e-9),
+        over_vtc=fair.hits / max(got["vtc"].hits, 1e-9),
+        orders={order: figures(each) for order, each in got.items()},
     )
 
 

@@ -19,7 +19,7 @@ import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -182,16 +182,7 @@ async def real_machine(
                 run_dir=run_dir,
                 log=log,
                 clock=clock,
-                options={
-                    "key": key,
-                    "sees": settings.model_sees,
-                    "adapters": settings.adapters,
-                    "adapter_rank": settings.adapter_rank,
-                    "kv_dir": str(data / "kv"),
-                    "kv_ram": settings.kv_ram,
-                    "kv_disk": settings.kv_disk,
-                }
-                | settings.options(),
+                options=model_options(settings, key),
             )
             nano = make_nano(settings, log, clock)
             spawner = Launcher(zygote, settings.runtime, settings.data)
@@ -214,6 +205,20 @@ async def real_machine(
     finally:
         with trio.CancelScope(shield=True):
             await store.aclose()
+
+
+def model_options(settings: Settings, key: str) -> dict[str, Any]:
+    """Of the attached model's engine; each engine takes those that it knows."""
+    return {
+        "key": key,
+        "sees": settings.model_sees,
+        "adapters": settings.adapters,
+        "adapter_rank": settings.adapter_rank,
+        "kv_dir": str(Path(settings.data) / "kv"),
+        "kv_ram": settings.kv_ram,
+        "kv_disk": settings.kv_disk,
+        **settings.options(),
+    }
 
 
 def make_nano(settings: Settings, log: Log, clock: Clock) -> Sleeper | NoLLM:

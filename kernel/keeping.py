@@ -268,7 +268,10 @@ class Keeping:
         names = list(dict.fromkeys(name for _, name in going))
         if not erasure.name and not names:
             return True
-        await self.engine().drop(erasure.name, names)
+        try:
+            await self.engine().drop(erasure.name, names)
+        except EINVAL as error:  # it keeps nothing, so there is nothing of it to erase
+            self._kernel.log("debug", "kv", f"the engine erases nothing: {error.message}")
         return True
 
     async def tiers(self, prefixes: Sequence[Prefix]) -> list[Tier]:
@@ -325,14 +328,15 @@ def _newer(folder: Path, since: float) -> list[tuple[str, str]]:
 
     More than those is time lost and nothing else.
     """
-    from drivers.kv.files import SUFFIX
+    from drivers.kv.files import NAME, NAMESPACE, SUFFIX
 
     found = []
     for path in folder.glob(f"*/??/*{SUFFIX}"):
+        namespace, name = path.parent.parent.name, path.name.removesuffix(SUFFIX)
         try:
             written = path.stat().st_mtime
         except FileNotFoundError:
             continue  # the engine has made room
-        if written >= since - 1.0:
-            found.append((path.parent.parent.name, path.name.removesuffix(SUFFIX)))
+        if written >= since - 1.0 and NAME.fullmatch(name) and NAMESPACE.fullmatch(namespace):
+            found.append((namespace, name))
     return found

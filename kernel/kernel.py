@@ -14,6 +14,7 @@ import kernel.handlers  # noqa: F401 - fills the table of handlers
 from drivers.contracts import Batch
 from kernel import trap
 from kernel.alarms import Alarms
+from kernel.conversations import Conversations
 from kernel.generation import generate as generated
 from kernel.nurse import Nurse
 from kernel.sessions import Sessions
@@ -87,6 +88,7 @@ class Kernel:
         self.processes = ProcessTable(machine.store, machine.clock)
         self.mailboxes = Mailboxes(machine.store, machine.clock)
         self.topics = Topics()
+        self.conversations = Conversations()
         self.memory = Memory(
             machine.store,
             machine.indexes,
@@ -295,6 +297,7 @@ class Kernel:
         if connection is not None:
             connection.cancel_calls()
         self.topics.leave(process.apid)
+        self.conversations.drop(process.apid)
         self.tools.left(process.apid)
         if "schedulers" in self.__dict__:
             self.schedulers.ended(process.apid)

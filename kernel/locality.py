@@ -47,8 +47,8 @@ class Locality:
         self.tokens = tokens
         self.chars = 4.0
         """Characters of a token, learned."""
-        self.used = 0.0
-        """Tokens of keys and values that running requests have, estimated."""
+        self._own = 0.0
+        """Tokens of running requests that no chunk stands for: the ends, and completions."""
         self._stamp = 0
         self._known: OrderedDict[int, tuple[int, int]] = OrderedDict()
         """Stamp of the last use of each chunk, and its number in its chain; the least recently
@@ -56,6 +56,9 @@ class Locality:
         self._size = 0
         """Characters of all these."""
         self._pinned: dict[int, int] = {}
+        """Running requests that have each chunk."""
+        self._shared = 0
+        """Characters of all these."""
         self._running = 0
 
     def chain(self, request: GenerateRequest) -> tuple[Chain, float]:
@@ -93,25 +96,34 @@ class Locality:
         """When the last of so many chunks was last used."""
         return self._known[chain[chunks - 1]][0] if chunks else 0
 
-    def need(self, chain: Chain, prompt: float, completion: float) -> float:
-        """Tokens of keys and values that a request adds to those in use."""
+    @property
+    def used(self) -> float:
+        """Tokens of keys and values that running requests have; what they share counts once."""
+        return self._own + self._shared / self.chars
+
+    def fits(self, chain: Chain, own: float) -> bool:
+        """Whether there is room for it beside what runs; always when nothing does.
+
+        ``own`` are the tokens that the chain does not stand for.
+        """
+        if not self.tokens or not self._running:
+            return True
         shared = 0
         for mark in chain:
             if mark not in self._pinned:
                 break
             shared += 1
-        return max(prompt - self.tokens_of(shared), 0.0) + completion
+        more = self.tokens_of(len(chain)) - self.tokens_of(shared) + own
+        return self.used + more <= self.tokens
 
-    def fits(self, need: float) -> bool:
-        """Whether there is room for it beside what runs; always when nothing does."""
-        return not self.tokens or not self.used or self.used + need <= self.tokens
-
-    def begin(self, chain: Chain, need: float) -> None:
+    def begin(self, chain: Chain, own: float) -> None:
         """A request goes to the engine: its prompt will be in the cache."""
-        self.used += need
+        self._own += own
         self._running += 1
-        for mark in chain:
-            self._pinned[mark] = self._pinned.get(mark, 0) + 1
+        for number, mark in enumerate(chain):
+            count = self._pinned[mark] = self._pinned.get(mark, 0) + 1
+            if count == 1:
+                self._shared += BOUNDS[number + 1] - BOUNDS[number]
         self._stamp += 1
         for number in range(len(chain) - 1, -1, -1):  # so that parents outlive children
             mark = chain[number]
@@ -124,18 +136,15 @@ class Locality:
         while self._size > most or len(self._known) > ENTRIES:
             self._drop()
 
-    def end(self, chain: Chain, need: float) -> None:
+    def end(self, chain: Chain, own: float) -> None:
         """The engine has let go of a request."""
-        self.used = max(self.used - need, 0.0)
-        for mark in chain:
-            left = self._pinned[mark] - 1
-            if left:
-                self._pinned[mark] = left
-            else:
-                del self._pinned[mark]
         self._running -= 1
-        if not self._running:
-            self.used = 0.0  # no error of the estimates outlives what was estimated
+        self._own = self._own - own if self._running else 0.0
+        for number, mark in enumerate(chain):
+            left = self._pinned[mark] = self._pinned[mark] - 1
+            if not left:
+                del self._pinned[mark]
+                self._shared -= BOUNDS[number + 1] - BOUNDS[number]
 
     def learn(self, chars: float, expected: float, stamp: int, usage: Usage) -> None:
         """What a request has shown: ``expected`` cached tokens, last used at ``stamp``.

@@ -27,7 +27,7 @@ from syscalls.launch import DECLARED, Launch
 from syscalls.shapes import Quota, Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from kernel.kernel import Kernel
     from procs.launcher import ChildProcess
@@ -66,6 +66,8 @@ class Incarnation(NamedTuple):
     """Called with the process when it has its number and nothing else."""
     space: int = 0
     """Number of its space; 0 for the one that the call asks for."""
+    make: Callable[[Process], Awaitable[int]] | None = None
+    """Makes its space, where it is not to be a new one."""
 
 
 class Watched(msgspec.Struct):
@@ -113,7 +115,7 @@ class Nurse:
         kernel = self._kernel
         if self._stopping:
             raise ESRCH("the system is shutting down")
-        if call.program.endswith(DECLARED):
+        if incarnation is None and call.program.endswith(DECLARED):
             call = agreed(call, await kernel.machine.spawner.describe(call.program, call.cwd))
         caps = self._caps(parent, call.caps)
         quota = self._quota(parent, call.quota)
@@ -136,7 +138,10 @@ class Nurse:
         if incarnation is not None:
             incarnation.born(process)
         try:
-            process.space = space or await kernel.memory.create_space(process.apid)
+            if incarnation is not None and incarnation.make is not None:
+                process.space = await incarnation.make(process)
+            else:
+                process.space = space or await kernel.memory.create_space(process.apid)
             if space and not kept:
                 await monitor.lend(kernel, parent, process)
             await self._start(process, call)
@@ -159,7 +164,10 @@ class Nurse:
             cwd=call.cwd,
             env=call.env,
             quota=process.quota,
+            forked=process.forked,
+            state=process.declared,
         )
+        process.cwd, process.env = call.cwd, call.env
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         out_read, out_write = os.pipe2(os.O_CLOEXEC)
         try:

@@ -268,8 +268,9 @@ class Scheduler:
             if self._computing + coming > (AHEAD * self._speed.prefill or inf):
                 return False
         completion = min(float(ticket.most), 2 * self._speed.completion)
-        ticket.need = self._locality.need(ticket.chain, ticket.prompt, completion)
-        return self._locality.fits(ticket.need)
+        rest = ticket.prompt - self._locality.tokens_of(len(ticket.chain))
+        ticket.own = max(rest, 0.0) + completion
+        return self._locality.fits(ticket.chain, ticket.own)
 
     def _match(self, ask: Ask) -> float:
         assert isinstance(ask, Ticket)
@@ -340,7 +341,7 @@ class Scheduler:
             ticket.stamp = locality.stamp_of(ticket.chain, chunks)
             self._admitted += 1
             self._ahead += ticket.ahead
-        locality.begin(ticket.chain, ticket.need)
+        locality.begin(ticket.chain, ticket.own)
         self._running[ticket] = None
         works(ticket.node, 1)
         ticket.computing = max(ticket.prompt - locality.tokens_of(chunks), 0.0)
@@ -359,7 +360,7 @@ class Scheduler:
         del self._running[ticket]
         works(ticket.node, -1)
         self._computed(ticket)
-        self._locality.end(ticket.chain, ticket.need)
+        self._locality.end(ticket.chain, ticket.own)
         self._speed.working(len(self._running))
 
     def _computed(self, ticket: Ticket) -> None:

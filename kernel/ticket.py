@@ -66,8 +66,8 @@ class Ticket(Ask):
     request: GenerateRequest
     chain: Chain
     state: State = "waiting"
-    need: float = 0.0
-    """Tokens of keys and values that were set aside for it."""
+    own: float = 0.0
+    """Tokens of keys and values set aside for it that its chain does not stand for."""
     expected: float = 0.0
     """Cached tokens that were expected when it began."""
     stamp: int = 0

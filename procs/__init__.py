@@ -7,6 +7,11 @@
     signals.py    deliver, terminate: TERM, bounded wait, KILL
     mailbox.py    Mailboxes: durable, bounded; Selector
     topics.py     Topics: who gets what is published
+    links.py      Links: who hears of whose end
+    supervisor.py Supervisor: which children start or stop now; no I/O
+    tree.py       Tree: supervisors of supervisors
+    inittab.py    the file that init runs
+    cron.py       Cron: the next moment of a schedule
 
     launcher.py   Spawner (what the kernel needs) and Launcher (the real one), in the kernel
     parley.py     what launcher and zygote say to each other

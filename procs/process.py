@@ -15,6 +15,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import trio
@@ -122,6 +123,12 @@ class Process:
     """Number of its own space; set by the kernel before it is launched."""
     salt: str = ""
     """The mark of its keys and values where that is not its space: a fork has its parent's."""
+    forked: int = 0
+    """APID of the process that it was forked from; 0 for none."""
+    cwd: str = ""
+    env: dict[str, str] = field(default_factory=dict)
+    declared: Any = None
+    """What it has declared as its state, for a fork of it or for when it is restored."""
     adapters: dict[str, Worn] = field(default_factory=dict)
     """By base (``nano``, ``model``) the adapter of its generations."""
     pid: int = 0

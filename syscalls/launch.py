@@ -22,7 +22,7 @@ Python agent on the descriptor of its channel to the kernel and returns the exit
 and so do Python agents in their environment, with the number of their own descriptor.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -72,5 +72,9 @@ class Launch(Shape, kw_only=True):
     """Working directory; empty for the kernel's."""
     env: dict[str, str] = {}
     """Added to the zygote's environment."""
+    forked: int = 0
+    """APID of the process that it was forked from; 0 for none."""
+    state: Any = None
+    """What was declared as its state: by the one that it was forked from, or by itself before."""
     quota: Quota = Quota()
     """``memory``, ``files`` and ``children`` are enforced by the operating system."""

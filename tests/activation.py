@@ -67,6 +67,8 @@ class Bench:
                 "kv_ram": 64 << 20,
                 "kv_disk": 64 << 20,
                 "threads": 1,
+                "dtype": "float32",  # a GPU would have it otherwise, and blocks of 16 tokens
+                "kv_block": BLOCK,
                 **options,
             },
         )

@@ -12,17 +12,20 @@ import trio
 from drivers.contracts import LLMInfo, Piece
 from drivers.lora.contract import ADAPTER, Figures, Progress, Report, TrainerStatistics
 from kernel import monitor
-from syscalls.shapes import Usage
+from syscalls.shapes import Fact, Usage
 from tests.minds import Sys, system
+from tests.simulation import run_seeded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from drivers.contracts import DriverState, GenerateRequest
     from drivers.lora.contract import TrainSpec
     from syscalls.errors import EngramError
     from syscalls.shapes import ChatMessage
+
+    Scene = Callable[["Lora", Any], Awaitable[None]]
 
 
 class FakeTrainer:
@@ -166,3 +169,29 @@ class Lora:
 async def ended(shell: Any, job: str) -> Any:
     """The job at its end."""
     return await shell.lora.job(job=job, follow=True)
+
+
+def play(folder: Path, scene: Scene, **settings: Any) -> None:
+    """A scene with a system of its own and a shell that has two facts in its space."""
+
+    async def main() -> None:
+        async with taught(folder, **settings) as lora:
+            shell = lora.attach()
+            for name, town in (("Ada", "Turin"), ("Bob", "Oslo")):
+                await shell.mem.write(
+                    segment="semantic",
+                    content=f"{name} lives in {town}",
+                    fact=Fact(name, "lives_in", town),
+                )
+            await scene(lora, shell)
+
+    run_seeded(3, main)
+
+
+async def rids(shell: Any) -> list[str]:
+    return [record.rid for record in (await shell.mem.read()).records]
+
+
+async def listed(shell: Any, name: str = "notes", **more: Any) -> list[tuple[int, str]]:
+    found = (await shell.lora.list(adapter=name, **more)).adapters
+    return [(one.version, one.state) for one in found]

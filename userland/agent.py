@@ -97,6 +97,10 @@ class Agent:
         self.args = launch.args
         self.space = launch.space
         """Number of its own space."""
+        self.forked = launch.forked
+        """APID of the process that this one was forked from; 0 for none."""
+        self.state = launch.state
+        """What was declared before: by that one, or by this one before it was restored."""
         self.ipc, self.llm, self.mem = channel.ipc, channel.llm, channel.mem
         self.kv, self.lora, self.tool = channel.kv, channel.lora, channel.tool
         self.proc, self.sys = channel.proc, channel.sys
@@ -242,6 +246,16 @@ class Agent:
         """Start a process. Fields as of ``proc.spawn``: name, goal, caps, quota, space, ..."""
         spawned = await self.call(proc.Spawn(program=program, args=list(args), **fields))
         return Proc(self, spawned.apid)
+
+    async def fork(self, goal: str = "", name: str = "") -> Proc:
+        """Start a child that begins with this one's memory, context and declared state."""
+        forked = await self.call(proc.Fork(goal=goal, name=name))
+        return Proc(self, forked.apid)
+
+    async def declare(self, state: Any) -> None:
+        """Declare what a fork, or this agent when it is restored, is to begin with."""
+        await self.call(proc.Declare(state=state))
+        self.state = state
 
     async def signals(self) -> AsyncIterator[Signal]:
         """USR1 and USR2 as they come, without end. Until this is asked for they do nothing."""

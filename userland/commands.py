@@ -37,6 +37,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("doctor", "doctor", "check this machine and say what to do"),
     Command("run", "process", "start a program or a declared agent (tutor.md); wait for its end"),
     Command("spawn", "process", "start a program in the background"),
+    Command("fork", "process", "a child with another's memory and context as they are now"),
     Command("ps", "process", "list the processes"),
     Command("kill", "process", "send a signal"),
     Command("wait", "process", "wait for a process to end"),

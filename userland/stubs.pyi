@@ -136,6 +136,17 @@ class _BlockingProc:
         since: int = ...,
         follow: bool = ...,
     ) -> Iterator[syscalls.shapes.Output]: ...
+    def context(
+        self,
+        *,
+        target: int | str | None = ...,
+        clear: bool = ...,
+    ) -> syscalls.calls.proc.Conversation: ...
+    def declare(
+        self,
+        *,
+        state: Any = ...,
+    ) -> syscalls.table.Empty: ...
     def ready(self) -> syscalls.table.Empty: ...
     def supervise(
         self,
@@ -471,6 +482,7 @@ class _BlockingLlm:
         stop: builtins.list[str] = ...,
         seed: int | None = ...,
         deadline: float | None = ...,
+        context: bool = ...,
         memory: syscalls.shapes.Paging = ...,
         memory_budget: int = ...,
     ) -> syscalls.calls.llm.Generated: ...
@@ -488,6 +500,7 @@ class _BlockingLlm:
         stop: builtins.list[str] = ...,
         seed: int | None = ...,
         deadline: float | None = ...,
+        context: bool = ...,
         memory: syscalls.shapes.Paging = ...,
         memory_budget: int = ...,
     ) -> Iterator[syscalls.calls.llm.Chunk]: ...
@@ -860,6 +873,17 @@ class _AsyncProc:
         since: int = ...,
         follow: bool = ...,
     ) -> AsyncIterator[syscalls.shapes.Output]: ...
+    async def context(
+        self,
+        *,
+        target: int | str | None = ...,
+        clear: bool = ...,
+    ) -> syscalls.calls.proc.Conversation: ...
+    async def declare(
+        self,
+        *,
+        state: Any = ...,
+    ) -> syscalls.table.Empty: ...
     async def ready(self) -> syscalls.table.Empty: ...
     async def supervise(
         self,
@@ -1195,6 +1219,7 @@ class _AsyncLlm:
         stop: builtins.list[str] = ...,
         seed: int | None = ...,
         deadline: float | None = ...,
+        context: bool = ...,
         memory: syscalls.shapes.Paging = ...,
         memory_budget: int = ...,
     ) -> syscalls.calls.llm.Generated: ...
@@ -1212,6 +1237,7 @@ class _AsyncLlm:
         stop: builtins.list[str] = ...,
         seed: int | None = ...,
         deadline: float | None = ...,
+        context: bool = ...,
         memory: syscalls.shapes.Paging = ...,
         memory_budget: int = ...,
     ) -> AsyncIterator[syscalls.calls.llm.Chunk]: ...

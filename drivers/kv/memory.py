@@ -103,6 +103,8 @@ class Memory:
         self._loads: list[Load] = []
         self._shares: Mapping[str, int] = {}
         self._scheduled = 0.0
+        self._asked = False
+        """Whether a request wanted to begin in this step."""
         self._speed = 0.0
         """Seconds that computing a token takes, as last seen."""
 
@@ -131,6 +133,7 @@ class Memory:
         """
         if self._tiers is None:
             return 0
+        self._asked = True
         begun = self._begun.setdefault(request, _Begun(hashes))
         if begun.local != local or not begun.images:
             first, last = local // self._block, (tokens - 1) // self._block
@@ -157,6 +160,9 @@ class Memory:
     def orders(self, shares: Mapping[str, int]) -> list[Load]:
         """What is to be restored in this step, in which requests have ``shares``: tokens."""
         self._shares, self._scheduled = shares, time.perf_counter()
+        if self._asked and not shares and self._residence is not None:
+            self._residence.give_way()  # who asked has found no room, and nobody else computes
+        self._asked = False
         loads, self._loads = self._loads, []
         return loads
 
@@ -231,7 +237,7 @@ class Memory:
             if all(name == each.hex() for name, each in zip(pin.names, ended.hashes, strict=False)):
                 hit = begun.known >= min(len(pin.names), most) * self._block
                 pin.hits += hit
-                self._residence.keep(pin.names, self._costs, save=not hit)
+                self._residence.keep(pin.names, self._costs, () if hit else pin.names)
 
     def _pin(self, handle: str, names: list[str], begun: _Begun) -> None:
         assert self._residence is not None and self._tiers is not None and self.slots is not None
@@ -245,7 +251,7 @@ class Memory:
         self._pins[handle] = pin = _Pin(names, len(names) * self.slots.block_bytes)
         self._costs |= costs
         self._tiers.pin(names)
-        self._residence.keep(names, costs, save=True)
+        self._residence.keep(names, costs, set(names) - begun.costs.keys())
         if before is not None:
             self._let_go(before)
         self._made[handle] = Pinned(

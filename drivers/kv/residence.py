@@ -16,7 +16,7 @@ from drivers.kv import pool
 from drivers.kv.shelf import Shelf
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from drivers.kv.slots import Slots
     from drivers.kv.tiers import Tiers
@@ -49,10 +49,12 @@ class Residence:
         """Whether something is still to be saved."""
         return bool(self._due)
 
-    def keep(self, names: Sequence[str], costs: Mapping[str, float], *, save: bool) -> None:
+    def keep(
+        self, names: Sequence[str], costs: Mapping[str, float], doubted: Collection[str]
+    ) -> None:
         """Hold blocks of one prompt as far as the engine has them, or use them once more.
 
-        With ``save`` those that the tiers have not are saved soon; what they have is checked.
+        Of those that are ``doubted`` the tiers' copies are checked, and made where there are none.
         """
         for depth, name in enumerate(names):
             if name in self._held:
@@ -65,9 +67,16 @@ class Residence:
                 self._shelf.add(name, self._slots.block_bytes, cost, depth)
             else:
                 continue
-            if save and not self._kept(name, depth):
+            if name in doubted and not self._kept(name, depth):
                 self._due.append(name)
-        for name in self._shelf.shrink(self.room):
+        self._shrink(self.room)
+
+    def give_way(self) -> None:
+        """Let go of a part: requests find no room, and nothing else will make some."""
+        self._shrink(self._shelf.bytes * 3 // 4)
+
+    def _shrink(self, most: int) -> None:
+        for name in self._shelf.shrink(most):
             self._let_go(name)
 
     def _kept(self, name: str, depth: int) -> bool:

@@ -63,8 +63,14 @@ class Tiers:
     # --- reading
 
     def has(self, name: str, depth: int = 0) -> bool:
-        """Whether the block is there and good; it is in memory then, if memory has room."""
-        return self.get(name, depth) is not None
+        """Whether the block is there and good; it is in memory then, if memory has room.
+
+        When memory has it and its file has gone, it is written again.
+        """
+        good = self.get(name, depth) is not None
+        if good:
+            self.keep(name)
+        return good
 
     def get(self, name: str, depth: int = 0) -> Image | None:
         """A block, checked; None, counted as missed, when there is no good one.

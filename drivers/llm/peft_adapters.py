@@ -49,16 +49,13 @@ class PeftBench:
             wrong = [str(error)]
         self._off()
         if wrong:
-            self._peft.delete_adapter(own)
-            self._off()
+            self._delete(own)
             raise EINVAL(f"the adapter in {folder} does not fit: {wrong[0]}")
         return own
 
     def remove(self, number: int) -> None:
         """Let go of its weights."""
-        self._off()
-        self._peft.delete_adapter(f"a{number}")
-        self._off()
+        self._delete(f"a{number}")
 
     def switch(self, own: str | None) -> None:
         """Have the next forward passes be with this set of layers, or with none."""
@@ -70,6 +67,11 @@ class PeftBench:
         self._peft.base_model.set_adapter(own, inference_mode=True)
         self._peft.base_model.enable_adapter_layers()
         self._on = own
+
+    def _delete(self, own: str) -> None:
+        self._peft.base_model.set_adapter([])  # else peft chooses another one to be active
+        self._peft.delete_adapter(own)
+        self._off()
 
     def _off(self) -> None:
         self._on = None

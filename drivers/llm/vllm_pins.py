@@ -60,7 +60,8 @@ class VLLMPins:
     """``pin``, ``unpin``, ``drop`` and ``held``, beside an engine.
 
     Options: ``kv_dir`` (a folder; without it nothing is kept), ``kv_ram`` and ``kv_disk``
-    (bytes), ``kv_pinned`` (part of the engine's pool that may be pinned).
+    (bytes), ``kv_pinned`` (part of the engine's pool that may be pinned), ``kv_block`` (tokens
+    of a block; what vLLM chooses for the device by default).
     """
 
     methods = ("pin", "unpin", "drop", "held")
@@ -83,7 +84,9 @@ class VLLMPins:
         from vllm.config import KVTransferConfig
 
         os.environ["PYTHONHASHSEED"] = SEED  # vLLM reads it; Python itself did when it started
+        block = self._options.get("kv_block")
         return {
+            "block_size": int(block) if block else None,
             "prefix_caching_hash_algo": HASH,
             "kv_transfer_config": KVTransferConfig(
                 kv_connector="Connector",

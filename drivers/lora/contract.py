@@ -134,24 +134,24 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True, tag="report"):
     after: Figures
     regression_before: Figures
     regression_after: Figures
-    digest: str
+    digest: str = ""
     """SHA-256 of the adapter's two files (``drivers.lora.files.digest_of``)."""
-    base: str
+    base: str = ""
     """Fingerprint of the base model, as ``LLMInfo.fingerprint`` has it."""
-    rows: int
+    rows: int = 0
     """Rows that were trained on, those that the recipe added included."""
-    held_out: int
+    held_out: int = 0
     """Examples that were set aside."""
-    steps: int
-    seconds: float
+    steps: int = 0
+    seconds: float = 0.0
     """Wall time, of all its lives."""
-    train_seconds: float
+    train_seconds: float = 0.0
     """Of that, in steps of training."""
-    loss: float
+    loss: float = 0.0
     """Of the training rows at the end."""
-    parameters: int
+    parameters: int = 0
     """Of the adapter."""
-    bytes: int
+    bytes: int = 0
     """Of its files."""
     peak_bytes: int = 0
     """Most memory that was resident in the process."""

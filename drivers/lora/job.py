@@ -146,26 +146,21 @@ class Job:
         after = self._measure(recipe, base, selection.probes)
         regression = self._measure(recipe, base, self._spec.regression)
         self._tell("after", probes=after, regression=regression)
-        return self._save(
-            learner,
-            Report(
-                before=self._state.before,
-                after=after,
-                regression_before=self._state.regression,
-                regression_after=regression,
-                digest="",
-                base=fingerprint(folder),
-                rows=len(rows),
-                held_out=selection.set_aside,
-                steps=self._steps,
-                seconds=0.0,
-                train_seconds=self._state.train_seconds,
-                loss=self._loss(),
-                parameters=learner.parameters,
-                bytes=0,
-                resumed=self._resumed,
-            ),
+        report = Report(
+            before=self._state.before,
+            after=after,
+            regression_before=self._state.regression,
+            regression_after=regression,
+            base=fingerprint(folder),
+            rows=len(rows),
+            held_out=selection.set_aside,
+            steps=self._steps,
+            train_seconds=self._state.train_seconds,
+            loss=self._loss(),
+            parameters=learner.parameters,
+            resumed=self._resumed,
         )
+        return self._save(learner, report)
 
     def _rows(self, recipe: Recipe, selection: Selection) -> list[Row]:
         """What is trained on, encoded; probes are encoded too, to find errors early."""

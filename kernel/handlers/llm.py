@@ -13,7 +13,7 @@ from kernel.paging import fault
 from kernel.trap import Emit, handles
 from syscalls.calls import llm
 from syscalls.errors import EINVAL, ETIME
-from syscalls.shapes import Usage
+from syscalls.shapes import ChatMessage, Usage
 
 if TYPE_CHECKING:
     from kernel.kernel import Kernel
@@ -31,9 +31,12 @@ async def generate(
     """Text from the attached model."""
     if (call.messages is None) == (call.prompt is None):
         raise EINVAL("llm.generate takes either messages or a prompt")
+    said = call.messages
+    if call.context:
+        said = kernel.conversations.going_on(caller.apid, said or _turn(call.prompt))
     request = GenerateRequest(
-        messages=call.messages,
-        prompt=call.prompt,
+        messages=None if said is None else list(said),
+        prompt=None if call.context else call.prompt,
         max_tokens=call.max_tokens,
         temperature=call.temperature,
         top_p=call.top_p,
@@ -58,6 +61,9 @@ async def generate(
                 if piece.finish:
                     finish, usage = piece.finish, piece.usage or usage
         usage.paged = paged
+        if call.context and said is not None:
+            answer = ChatMessage("assistant", "".join(texts))
+            kernel.conversations.put(caller.apid, [*said, answer])
         return llm.Generated(text="".join(texts), usage=usage, finish=finish, model=info.name)
     assert scope.cancelled_caught
     raise ETIME(
@@ -65,6 +71,10 @@ async def generate(
         text="".join(texts),
         deadline=call.deadline,
     )
+
+
+def _turn(prompt: str | None) -> list[ChatMessage]:
+    return [ChatMessage("user", prompt or "")]
 
 
 @handles(llm.Embed, waits=True)

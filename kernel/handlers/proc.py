@@ -5,7 +5,10 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from kernel import monitor
+from kernel.fork import fork
 from kernel.trap import Emit, handles
 from syscalls.calls import proc
 from syscalls.errors import EINVAL, EPERM
@@ -15,6 +18,9 @@ from syscalls.table import Empty
 if TYPE_CHECKING:
     from kernel.kernel import Kernel
     from procs.process import Process
+
+STATE = 1 << 20
+"""Bytes of a declared state."""
 
 
 @handles(proc.Spawn, waits=True)
@@ -32,6 +38,33 @@ def exit_call(kernel: Kernel, caller: Process, call: proc.ExitCall) -> Empty:
         raise EINVAL("a session ends by closing its connection")
     kernel.nurse.declare(caller, call)
     kernel.connections[caller.apid].close_after_reply()
+    return Empty()
+
+
+@handles(proc.Fork, waits=True)
+async def fork_call(kernel: Kernel, caller: Process, call: proc.Fork) -> proc.Spawned:
+    """Fork a process."""
+    parent = monitor.target(kernel, caller, call.target, "proc.fork")
+    return proc.Spawned(apid=await fork(kernel, parent, call.name, call.goal))
+
+
+@handles(proc.ContextCall)
+def context(kernel: Kernel, caller: Process, call: proc.ContextCall) -> proc.Conversation:
+    """The model context of a process."""
+    process = monitor.target(kernel, caller, call.target, "proc.info")
+    messages = kernel.conversations.of(process.apid)
+    if call.clear:
+        kernel.conversations.drop(process.apid)
+    return proc.Conversation(messages=messages)
+
+
+@handles(proc.Declare)
+def declare(kernel: Kernel, caller: Process, call: proc.Declare) -> Empty:
+    """Remember a process's state."""
+    size = len(msgspec.msgpack.encode(call.state))
+    if size > STATE:
+        raise EINVAL(f"a declared state of {size} bytes is too much", limit=STATE)
+    caller.declared = call.state
     return Empty()
 
 

@@ -50,6 +50,9 @@ class Generate(Call, kw_only=True):
     stop: list[str] = []
     seed: int | None = None
     deadline: Seconds | None = None
+    context: bool = False
+    """Go on with the caller's context (``proc.context``): it comes first, and ``messages`` and
+    the answer are added to it."""
     memory: Paging = "off"
     memory_budget: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
 

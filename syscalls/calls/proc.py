@@ -6,6 +6,7 @@ from msgspec import Meta
 
 from syscalls.shapes import (
     Apid,
+    ChatMessage,
     Exit,
     Output,
     ProcessInfo,
@@ -56,11 +57,16 @@ class Spawn(Call, kw_only=True):
 
 @syscall(2, "proc.fork", reply=Spawned)
 class Fork(Call, kw_only=True):
-    """Make a child with a copy-on-write view of a process's space and the same context."""
+    """Make a child with a copy-on-write view of a process's space and the same context.
+
+    The child runs the same program from its beginning, with another ``goal`` where one is given,
+    and is told what it was forked from and what that one has declared as its state. Without
+    ``target``: the caller. Raises ESRCH, EPERM, EINVAL (a session), EDQUOT, EAGAIN.
+    """
 
     target: Target | None = None
     goal: Goal = ""
-    name: str = ""
+    name: Annotated[str, Meta(max_length=200)] = ""
 
 
 @syscall(3, "proc.exec")
@@ -199,3 +205,30 @@ class OutputCall(Call, kw_only=True):
     target: Target
     since: Annotated[int, Meta(ge=0)] = 0
     follow: bool = False
+
+
+class Conversation(Shape):
+    """What a process has said to its model and been told, oldest first."""
+
+    messages: list[ChatMessage] = []
+
+
+@syscall(16, "proc.context", reply=Conversation, capability="proc.info")
+class ContextCall(Call, kw_only=True):
+    """The model context of a process: what ``llm.generate(context=True)`` goes on with.
+
+    With ``clear`` it begins anew (the caller's or a descendant's). Raises ESRCH, EPERM.
+    """
+
+    target: Target | None = None
+    clear: bool = False
+
+
+@syscall(17, "proc.declare", capability="proc.exit")
+class Declare(Call, kw_only=True):
+    """Declare the caller's state: what a fork of it, or itself when restored, is to begin with.
+
+    The last declaration counts; 1 MiB at most. Raises EINVAL.
+    """
+
+    state: Any = None

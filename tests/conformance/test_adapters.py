@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from syscalls.shapes import Usage
 
 OPTIONS: dict[str, dict[str, Any]] = {"transformers": {}, "vllm": {"kv_bytes": 32 << 20}}
-PROMPT = "the kernel answers and the model speaks to the user; " * 9
+PROMPT = "the kernel answers and the model speaks to the user; " * 12
 """More than one block of vLLM's prefix cache."""
-TOKENS = 16
+TOKENS = 24
+BROKEN = "\ufffd"
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +62,28 @@ def oracle(base: Path, adapters: dict[str, Path]) -> dict[str, str]:
         tokens = model.eval().generate(
             **prompt, max_new_tokens=TOKENS, do_sample=False, pad_token_id=0
         )[0, prompt["input_ids"].shape[1] :]
-        texts[name] = whole(tokenizer.decode(tokens, skip_special_tokens=True))
-    assert len(set(texts.values())) == 5, "adapters that change nothing prove nothing"
+        texts[name] = tokenizer.decode(tokens, skip_special_tokens=True)
+    assert len({text[:8] for text in texts.values()}) == 5, (
+        "adapters that change nothing prove nothing"
+    )
     return texts
 
 
-def whole(text: str) -> str:
-    """A text without the bytes of a character that was cut off: engines differ in those."""
-    return text.rstrip("\ufffd")
+class Text(str):
+    """What an engine wrote, equal to the oracle's text up to a character that was cut off.
+
+    With random weights a text may end in bytes that are no character; vLLM keeps those back.
+    """
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, str):
+            return NotImplemented
+        short, long = sorted((self.rstrip(BROKEN), other.rstrip(BROKEN)), key=len)
+        return long.startswith(short) and len(short) >= max(8, len(long) - 8)
+
+    __hash__ = str.__hash__
 
 
 class Bench:
@@ -85,11 +100,11 @@ class Bench:
             prompt=PROMPT, max_tokens=tokens, **{"adapter": name, "adapter_path": path, **more}
         )
 
-    async def said(self, request: GenerateRequest) -> tuple[str, Usage]:
+    async def said(self, request: GenerateRequest) -> tuple[Text, Usage]:
         async with aclosing(self.llm.generate(request)) as stream:
             pieces = [piece async for piece in stream]
         assert pieces[-1].usage is not None
-        return whole("".join(piece.text for piece in pieces)), pieces[-1].usage
+        return Text("".join(piece.text for piece in pieces)), pieces[-1].usage
 
 
 @asynccontextmanager
@@ -136,7 +151,7 @@ async def the_base_is_the_base(bench: Bench, oracle: dict[str, str]) -> None:
 async def each_row_has_its_own(bench: Bench, oracle: dict[str, str]) -> None:
     """Two adapters and none at the same time, effective from the request that names them."""
     first, second, *_ = bench.names
-    got: list[tuple[str, str]] = []
+    got: list[tuple[str, Text]] = []
 
     async def ask(name: str, salt: str) -> None:
         got.append((name, (await bench.said(bench.request(name, salt=salt)))[0]))
@@ -181,7 +196,7 @@ async def none_leaves_while_it_is_in_use(bench: Bench, oracle: dict[str, str]) -
         assert (await bench.said(bench.request("")))[0] == oracle[""]
         assert (await bench.said(bench.request(first)))[0] == oracle[first]
         text = begun[0].text + "".join([piece.text async for piece in one])
-        assert text.startswith(oracle[first])
+        assert Text(text[: len(oracle[first])]) == oracle[first]
     while await bench.llm.running():  # noqa: ASYNC110 - the second was closed in mid-flight
         await trio.sleep(0.01)
     assert (await bench.said(bench.request(third)))[0] == oracle[third]
@@ -194,7 +209,8 @@ async def what_is_cached_is_the_adapters_own(bench: Bench, oracle: dict[str, str
     first, second, third, fourth = bench.names
     for name in (first, "", second):
         text, usage = await bench.said(bench.request(name, salt=salt))
-        assert (usage.cached, text) == (0, oracle[name])
+        assert usage.cached == 0
+        assert text == oracle[name]
     text, usage = await bench.said(bench.request(second, salt=salt))
     assert usage.cached > 100
     assert text == oracle[second]
@@ -244,3 +260,37 @@ async def test_without_room_an_adapter_is_refused(
         with pytest.raises(EINVAL, match="without room"):
             await bench.said(bench.request(bench.names[0]))
         assert (await bench.llm.adapters()).room == 0
+
+
+def test_without_its_adapter_a_model_is_bit_for_bit_the_base(
+    base: Path, adapters: dict[str, Path]
+) -> None:
+    import torch
+
+    from drivers.llm.model import Model
+
+    threads = torch.get_num_threads()
+    model = Model(base, {"adapters": 2, "threads": threads})
+    assert model.adapters is not None
+    tokens = model.tokens.encode(PROMPT, None)
+
+    def logits(adapter: str | None = None) -> torch.Tensor:
+        return model.forward(tokens, model.new_cache(), adapter)
+
+    before = logits()
+    marks = []
+    for name in list(adapters)[:2]:
+        marks.append(model.adapters.take(name, str(adapters[name])))
+        assert torch.equal(logits(), before)
+    first, second = (logits(mark) for mark in marks)
+    assert not torch.equal(first, before)
+    assert not torch.equal(first, second)
+    assert torch.equal(logits(marks[0]), first)
+    assert torch.equal(logits(), before)
+    for name in list(adapters)[:2]:
+        model.adapters.give_back(name)
+        model.adapters.unload(name)
+        assert torch.equal(logits(), before)
+    again = model.adapters.take(next(iter(adapters)), str(adapters[next(iter(adapters))]))
+    assert again not in marks, "a number was used again"
+    assert torch.equal(logits(again), first)

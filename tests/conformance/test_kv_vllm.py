@@ -18,9 +18,12 @@ from drivers.llm.vllm_pins import VLLMPins
 from syscalls.errors import EINVAL, ENODEV
 from tests.activation import BLOCK, BLOCK_BYTES, CONTEXT, POOL, Bench, prompt_of
 from tests.clumsy import PLACE
+from tests.conformance import test_kv_conformance as conformance
+from tests.conformance import test_kv_damage as damage
 from tests.models import tiny_llm
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from drivers.kv.contract import Pinned
@@ -28,11 +31,30 @@ if TYPE_CHECKING:
 
 QUESTION = "what did the user say"
 FLOOD = 48
+GPU = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+]
+SAME = [
+    conformance.test_what_is_pinned_survives_a_restart_and_is_its_owners_alone,
+    conformance.test_pinned_again_after_a_restart_it_is_restored,
+    conformance.test_a_life_of_pins,
+    damage.test_killed_in_the_middle_of_a_save,
+]
+"""What holds on a GPU as well; vLLM's build for CUDA computes there by itself."""
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llm(tmp_path_factory.mktemp("kv") / "model", context=CONTEXT)
+    folder = tmp_path_factory.mktemp("kv") / "model"
+    return tiny_llm(folder, template=True, context=CONTEXT)
+
+
+@pytest.mark.parametrize("body", [pytest.param(body, marks=GPU) for body in SAME])
+async def test_on_a_gpu(
+    body: Callable[[Bench], Awaitable[None]], model: Path, tmp_path: Path
+) -> None:
+    await body(Bench("vllm", model, tmp_path))
 
 
 # --- more pins than there is room for
@@ -123,6 +145,28 @@ async def dropped_while_it_was_let_go(life: Life, pin: Pinned, text: str, right:
     assert not any(life.bench.file(pin, place).exists() for place in range(5))
 
 
+@pytest.mark.slow
+async def test_pins_give_way_to_a_request_that_finds_no_room(model: Path, tmp_path: Path) -> None:
+    """The pool has eleven blocks, five of them pinned, and the request takes eight."""
+    async with Bench("vllm", model, tmp_path).life(blocks=12) as life:
+        pinned = await life.pin("h", prompt_of(5 * BLOCK, 20))
+        long = prompt_of(7 * BLOCK + 90, 21)
+        got, _ = await life.say(long, "ana")
+        assert got == await life.uncached(long)
+        text = prompt_of(5 * BLOCK, 20) + QUESTION
+        got, usage = await life.say(text, "ana")
+        assert (got, usage.cached) == (await life.uncached(text), pinned.tokens)
+        both: list[str] = []
+
+        async def ask(salt: str) -> None:
+            both.append((await life.say(long, salt))[0])
+
+        async with trio.open_nursery() as nursery:
+            for salt in ("bob", "eve", "dan"):
+                nursery.start_soon(ask, salt)
+        assert len(both) == 3
+
+
 # --- lost on the way
 
 
@@ -161,7 +205,7 @@ async def test_what_is_lost_on_the_way_is_computed_and_not_counted(
 def test_without_a_folder_nothing_is_kept() -> None:
     pins = VLLMPins({"kv_ram": 1 << 20})
     assert pins.arguments() == {}, "vLLM is not told of a connector"
-    with pytest.raises(EINVAL, match="keeps no activation memory.*kv_dir"):
+    with pytest.raises(EINVAL, match=r"keeps no activation memory.*kv_dir"):
         pins.memory.check(1000)
     pins.memory.unpin("h")
     pins.memory.drop("h", ["ab" * 32])
@@ -184,19 +228,7 @@ def test_an_unknown_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
             call()
 
 
-@pytest.mark.parametrize(
-    "device",
-    [
-        "cpu",
-        pytest.param(
-            "cuda",
-            marks=[
-                pytest.mark.gpu,
-                pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
-            ],
-        ),
-    ],
-)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", ["plain", "layers inside", "kernel blocks", "heads first"])
 def test_a_block_comes_back_as_it_was(shape: str, dtype: torch.dtype, device: str) -> None:

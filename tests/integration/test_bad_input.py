@@ -198,7 +198,7 @@ def test_a_seq_in_flight_cannot_be_used_again(raw: RawClient) -> None:
         ("llm.generate", {"prompt": "hello"}, ENODEV),
         ("llm.generate", {}, EINVAL),
         ("llm.count", {"text": "hello"}, ENODEV),
-        ("lora.list", {}, ENOSYS),
+        ("lora.attach", {"adapter": "no-such"}, ENOENT),
         ("llm.intent", {"text": ""}, EINVAL),
         ("llm.intent", {"text": "x", "program": [{"call": "no.such", "args": {}}]}, EINVAL),
     ],

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -12,7 +15,7 @@ import pytest
 from syscalls.calls import kv, llm
 from syscalls.errors import ENOENT, EngramError
 from syscalls.shapes import ChatMessage
-from tests.harness import BOUND, RunningKernel, running
+from tests.harness import BOUND, ROOT, RunningKernel, running
 from tests.models import tiny_llm
 
 if TYPE_CHECKING:
@@ -89,7 +92,7 @@ def test_equal_prompts_of_two_spaces_never_hit(kernel: RunningKernel) -> None:
 def test_a_busy_process_has_its_beginning_pinned(kernel: RunningKernel) -> None:
     with home(kernel, "busy") as client:
         for number in range(4):
-            messages = [ChatMessage("system", MANUAL), ChatMessage("user", f"question {number}")]
+            messages = [ChatMessage("system", 2 * MANUAL), ChatMessage("user", f"{number}?")]
             client.llm.generate(messages=messages, max_tokens=2)
         until(lambda: "auto-1" in listed(client) and listed(client)["auto-1"].state == "kept")
         made = client.llm.generate(messages=messages, max_tokens=2)
@@ -99,9 +102,27 @@ def test_a_busy_process_has_its_beginning_pinned(kernel: RunningKernel) -> None:
         assert row.saved > 0
 
 
+def test_the_commands(kernel: RunningKernel) -> None:
+    def engram(*words: str) -> str:
+        command = [sys.executable, "-m", "userland.cli", "--data", str(kernel.data), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        return done.stdout
+
+    assert "no" in engram("kv", "list") or "0.0" in engram("kv", "list")
+    assert engram("kv", "pin", "--text", "--name", "manual", MANUAL).startswith("manual: ")
+    rid = json.loads(engram("--json", "mem", "write", f"{SECRET}; {MANUAL}"))["rid"]
+    assert engram("kv", "pin", rid).startswith("pin-1: ")
+    shown = json.loads(engram("--json", "kv", "list"))
+    assert [row["handle"] for row in shown["prefixes"]] == ["manual", "pin-1"]
+    assert "manual" in engram("kv", "list")
+    assert "is attached" in engram("kv", "attach", "manual")
+    assert "is now record" in engram("kv", "cool", "pin-1")
+    assert "is dropped" in engram("kv", "drop", "manual")
+
+
 def test_nothing_of_a_forgotten_record_can_be_attached_again(kernel: RunningKernel) -> None:
     """And what is pinned lasts, over the death of kernel and engine and the loss of all files."""
-    with home(kernel) as client:
+    with home(kernel, "memory") as client:
         rids = [client.mem.write(segment="semantic", content=MANUAL).rid]
         rids.append(client.mem.write(segment="semantic", content=f"{SECRET}; {MANUAL}").rid)
         kept = client.kv.pin(rids=rids[:1], name="manual")
@@ -118,7 +139,7 @@ def test_nothing_of_a_forgotten_record_can_be_attached_again(kernel: RunningKern
         first = asked(client)
     kernel.kill()
     kernel.reboot()
-    with home(kernel) as client:
+    with home(kernel, "memory") as client:
         assert sorted(listed(client)) == ["manual"]
         with pytest.raises(ENOENT):
             client.kv.attach(handle="both")
@@ -131,7 +152,7 @@ def test_nothing_of_a_forgotten_record_can_be_attached_again(kernel: RunningKern
     for path in files(kernel):
         path.unlink()
     kernel.reboot()
-    with home(kernel) as client:
+    with home(kernel, "memory") as client:
         client.kv.attach(handle="manual")
         assert asked(client).text == first.text
         until(lambda: files(kernel))

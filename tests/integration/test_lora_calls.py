@@ -1,4 +1,4 @@
-"""The ``lora`` calls on a simulated system: jobs, attachments, rollback, and what forgetting does.
+"""The ``lora`` calls on a simulated system: jobs, attachments, rollback, rights, bounds.
 
 Training and model are stand-ins; the rest is the kernel's own.
 """
@@ -12,42 +12,15 @@ import pytest
 import trio
 
 from drivers.lora.contract import Figures
+from syscalls.calls import capsule
+from syscalls.capsule import Unsealer, decode
 from syscalls.errors import EAGAIN, ECONFLICT, EDQUOT, EINVAL, EIO, ENODEV, ENOENT, EPERM
-from syscalls.shapes import Fact, Filter
-from tests.lora import Lora, ended, taught
-from tests.simulation import run_seeded
+from syscalls.shapes import Filter
+from tests.lora import FakeModel, Lora, ended, listed, play, rids
+from ums.adapters import Version
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
     from pathlib import Path
-
-    Scene = Callable[[Lora, Any], Awaitable[None]]
-
-
-def play(folder: Path, scene: Scene, **settings: Any) -> None:
-    """A scene with a system of its own and a shell that has two facts in its space."""
-
-    async def main() -> None:
-        async with taught(folder, **settings) as lora:
-            shell = lora.attach()
-            for name, town in (("Ada", "Turin"), ("Bob", "Oslo")):
-                await shell.mem.write(
-                    segment="semantic",
-                    content=f"{name} lives in {town}",
-                    fact=Fact(name, "lives_in", town),
-                )
-            await scene(lora, shell)
-
-    run_seeded(3, main)
-
-
-async def rids(shell: Any) -> list[str]:
-    return [record.rid for record in (await shell.mem.read()).records]
-
-
-async def listed(shell: Any, name: str = "notes", **more: Any) -> list[tuple[int, str]]:
-    found = (await shell.lora.list(adapter=name, **more)).adapters
-    return [(one.version, one.state) for one in found]
 
 
 def test_train_goes_live_and_is_attached_from_the_next_request(tmp_path: Path) -> None:
@@ -187,132 +160,6 @@ def test_only_a_few_earlier_versions_are_kept(tmp_path: Path) -> None:
         assert len(list(lora.folder.glob("*/notes/*"))) == 2
 
     play(tmp_path, scene, adapter_versions=1)
-
-
-@pytest.mark.parametrize("way", ["forget", "delete", "expire"])
-def test_a_forgotten_source_takes_the_adapter_with_it(tmp_path: Path, way: str) -> None:
-    async def scene(lora: Lora, shell: Any) -> None:
-        kept, gone = await rids(shell)
-        if way == "expire":
-            await shell.mem.update(rid=gone, ttl=100.0)
-        first = await lora.trained(shell)
-        await lora.trained(shell, rids=[kept])
-        await shell.lora.attach(adapter="notes@1")
-        await shell.lora.rollback(adapter="notes")
-        assert await lora.said(shell) == first.adapter.identity
-        if way == "expire":
-            await trio.sleep(101)
-        else:
-            await getattr(shell.mem, way)(rid=gone)
-        assert await lora.said(shell) == "bare"
-        assert await listed(shell, all=True) == [(1, "stale"), (2, "retired")]
-        assert {path.name for path in lora.folder.glob("*/notes/*")} == {"2"}
-        (one, other) = (await shell.lora.list(all=True)).adapters
-        assert gone in one.why
-        assert one.attached == other.attached == []
-        for name in ("notes@1", first.adapter.identity):
-            with pytest.raises(ECONFLICT, match="stale"):
-                await shell.lora.attach(adapter=name)
-            with pytest.raises(ECONFLICT, match="stale"):
-                await lora.said(shell, adapter=name)
-        with pytest.raises(ECONFLICT, match="stale"):
-            await shell.lora.rollback(adapter="notes", version=1)
-        with pytest.raises(ENOENT):
-            await shell.lora.attach(adapter="notes")
-        with pytest.raises(ECONFLICT, match="stale"):
-            await shell.lora.probe(adapter="notes@1")
-        if way == "forget":
-            await shell.mem.undo(rid=gone)  # the record is back; the weights are not
-            with pytest.raises(ECONFLICT, match="stale"):
-                await shell.lora.attach(adapter="notes@1")
-        assert (await shell.lora.rollback(adapter="notes")).version == 2
-
-    play(tmp_path, scene)
-
-
-def test_what_was_derived_from_a_forgotten_record_is_reached_too(tmp_path: Path) -> None:
-    async def scene(lora: Lora, shell: Any) -> None:
-        said = await shell.mem.write(segment="episodic", content="The code of the safe is 4711.")
-        made = await shell.mem.write(
-            segment="semantic", content="The safe opens with 4711 today.", sources=[said.rid]
-        )
-        await lora.trained(shell, rids=[made.rid])
-        await shell.lora.attach(adapter="notes")
-        await shell.mem.forget(rid=said.rid)
-        assert await listed(shell, all=True) == [(1, "stale")]
-        assert await lora.said(shell) == "bare"
-
-    play(tmp_path, scene)
-
-
-def test_forgetting_while_it_is_trained_ends_the_job(tmp_path: Path) -> None:
-    async def scene(lora: Lora, shell: Any) -> None:
-        lora.trainer.hold = trio.Event()
-        one = await rids(shell)
-        job = (await shell.lora.train(name="notes", rids=one)).job
-        await trio.sleep(1)
-        await shell.mem.forget(rid=one[0])
-        assert lora.trainer.ended == 1
-        assert (await shell.lora.job(job=job)).state == "stale"
-        assert not [path for path in lora.folder.rglob("*") if path.is_file()]
-
-    play(tmp_path, scene)
-
-
-def test_what_was_archived_or_merged_stays(tmp_path: Path) -> None:
-    async def scene(lora: Lora, shell: Any) -> None:
-        await lora.trained(shell)
-        await shell.mem.archive(rid=(await rids(shell))[0])
-        assert await listed(shell) == [(1, "live")]
-
-    play(tmp_path, scene)
-
-
-def test_a_source_that_says_something_else_is_a_doubt_and_no_more(tmp_path: Path) -> None:
-    async def scene(lora: Lora, shell: Any) -> None:
-        await lora.trained(shell)
-        assert (await shell.lora.list()).adapters[0].doubt == ""
-        changed = (await rids(shell))[0]
-        await shell.mem.update(rid=changed, content="Bob lives in Bergen")
-        (one,) = (await shell.lora.list()).adapters
-        assert changed in one.doubt
-        assert one.state == "live"
-
-    play(tmp_path, scene)
-
-
-def test_by_policy_it_is_trained_again_without_the_source(tmp_path: Path) -> None:
-    async def scene(lora: Lora, shell: Any) -> None:
-        kept, gone = await rids(shell)
-        examples = [
-            {"prompt": "ask", "completion": "told"},
-            {"prompt": "secret", "completion": "told", "sources": [gone]},
-        ]
-        await lora.trained(shell, rids=[kept, gone], examples=examples)
-        await shell.lora.attach(adapter="notes")
-        await shell.mem.forget(rid=gone)
-        assert await lora.said(shell) == "bare"
-        done = await ended(shell, "notes@2")
-        assert (done.state, done.adapter.sources) == ("done", [kept])
-        assert await lora.said(shell) == done.adapter.identity
-        taught = lora.trainer.specs[-1].examples
-        assert "told" in {one.completion for one in taught}
-        assert "secret" not in {one.prompt for one in taught}
-        assert not {"Turin"} & {one.completion for one in taught}
-
-    play(tmp_path, scene, stale_adapters="retrain")
-
-
-def test_with_nothing_left_it_is_not_trained_again(tmp_path: Path) -> None:
-    async def scene(lora: Lora, shell: Any) -> None:
-        gone = await rids(shell)
-        await lora.trained(shell, rids=gone[:1])
-        await shell.mem.forget(rid=gone[0])
-        await trio.sleep(10)
-        assert await listed(shell, all=True) == [(1, "stale")]
-        assert not lora.kernel.adapters.versions.all()[0].again
-
-    play(tmp_path, scene, stale_adapters="retrain")
 
 
 def test_jobs_are_bounded(tmp_path: Path) -> None:
@@ -507,38 +354,82 @@ def test_drop(tmp_path: Path) -> None:
     play(tmp_path, scene)
 
 
-def test_probe_asks_about_its_sources_and_records_what_it_says(tmp_path: Path) -> None:
+def test_an_adapter_of_nano_is_for_the_intents_of_who_has_it(tmp_path: Path) -> None:
     async def scene(lora: Lora, shell: Any) -> None:
-        one = await rids(shell)
-        done = await lora.trained(shell)
-        told = await shell.lora.probe(adapter="notes", limit=3)
-        assert told.identity == done.adapter.identity
-        assert sorted(told.sources) == sorted(one)
-        assert len(told.probes) == 3
-        assert told.right == 0
-        asked = [request for request in lora.model.requests if request.adapter]
-        assert {request.adapter for request in asked} == {done.adapter.identity}
-        record = (await shell.mem.read(rid=told.probes[0].rid)).records[0]
-        assert (record.kind, record.taint, record.segment) == ("probe", "model", "semantic")
-        assert record.meta["adapter"] == done.adapter.identity
-        assert sorted(record.sources) == sorted(one)
-        assert record.sources[0] == told.probes[0].sources[0]
-        await shell.mem.forget(rid=one[0])
-        for probed in told.probes:
-            left = (await shell.mem.read(rid=probed.rid)).records[0]
-            assert left.stale
-        with pytest.raises(ENOENT):
-            await shell.lora.probe(adapter="notes")
+        nano = FakeModel()
+        lora.kernel.machine = msgspec.structs.replace(lora.kernel.machine, nano=nano)
+        program = [{"call": "proc.list", "args": {}}]
+        examples = [{"prompt": f"crew {at}?", "program": program} for at in range(4)]
+        done = await lora.trained(shell, examples=examples, base="nano")
+        assert (done.state, done.adapter.base) == ("done", "nano")
+        spec = lora.trainer.specs[0]
+        assert (spec.recipe, spec.held_out, spec.probes) == ("nano", 0.25, [])
+        assert {one.group for one in spec.examples} == {"proc.list"}
+        assert len(spec.regression) >= 100
+        other = lora.attach()
+        await shell.lora.attach(adapter="notes")
+        for each in (shell, other):
+            await each.llm.intent(text="who is there", execute=False)
+        assert [one.adapter for one in nano.requests] == [done.adapter.identity, ""]
+        assert await lora.said(shell) == "bare", "the other model is as it was"
+        with pytest.raises(ECONFLICT, match="is for nano"):
+            await lora.said(shell, adapter="notes")
+        for wrong in ("proc.fly", 3):
+            with pytest.raises(EINVAL):
+                await shell.lora.train(
+                    name="x", base="nano", examples=[{"prompt": "a", "program": [{"call": wrong}]}]
+                )
 
     play(tmp_path, scene)
 
 
-def test_probe_without_a_record(tmp_path: Path) -> None:
+def test_after_a_start_jobs_that_had_not_begun_are_lost(tmp_path: Path) -> None:
     async def scene(lora: Lora, shell: Any) -> None:
         await lora.trained(shell)
-        before = await rids(shell)
-        told = await shell.lora.probe(adapter="notes@1", record=False)
-        assert {one.rid for one in told.probes} == {""}
-        assert await rids(shell) == before
+        space = (await shell.proc.info()).space
+        versions = lora.kernel.adapters.versions
+        await versions.begin(Version(space, "notes", 0, "model"))
+        for left in ("7/other/1", f"{space}/notes/9", ".jobs/1-gone-1"):
+            await trio.Path(lora.folder, left).mkdir(parents=True)
+        await lora.kernel.training.resume()
+        assert await listed(shell, all=True) == [(1, "live"), (2, "dropped")]
+        job = await shell.lora.job(job="notes@2")
+        assert job.state == "failed"
+        assert "lost" in job.adapter.why
+        assert [path.name for path in lora.folder.glob("*/*/*")] == ["1"]
+        assert not list(lora.folder.glob(".jobs/*"))
+
+    play(tmp_path, scene)
+
+
+def test_after_a_start_what_was_to_be_trained_again_is(tmp_path: Path) -> None:
+    async def scene(lora: Lora, shell: Any) -> None:
+        kept, gone = await rids(shell)
+        await lora.trained(shell)
+        adapters = lora.kernel.adapters
+        await shell.mem.forget(rid=gone)
+        (old,) = adapters.versions.all()
+        old.again, old.state = True, "live"  # as if the kernel had died right after
+        await adapters.versions.spoil(lambda: [old], "gone", again=True)
+        await lora.kernel.training.resume()
+        await trio.sleep(1)
+        done = await ended(shell, "notes@2")
+        assert (done.state, done.adapter.sources) == ("done", [kept])
+        assert not adapters.versions.all()[0].again
+
+    play(tmp_path, scene)
+
+
+def test_a_capsule_names_the_adapters_of_its_space(tmp_path: Path) -> None:
+    async def scene(lora: Lora, shell: Any) -> None:
+        done = await lora.trained(shell)
+        cut, frames = Unsealer(), []
+        async with shell.stream(capsule.Export()) as stream:
+            async for piece in stream:
+                frames += cut.feed(piece.data)
+        cut.finish()
+        (named,) = [decode(one) for one in frames if one.kind == "A"]
+        assert named.name == done.adapter.identity
+        assert (named.base, sorted(named.sources)) == ("fake-weights", sorted(await rids(shell)))
 
     play(tmp_path, scene)

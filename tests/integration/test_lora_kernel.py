@@ -14,13 +14,13 @@ import pytest
 
 from syscalls.calls import sys as sys_calls
 from syscalls.errors import ECONFLICT, ENOENT
-from syscalls.shapes import Fact
+from syscalls.shapes import ChatMessage, Fact
 from tests.harness import BOUND, processes_of, running
 from tests.models import tiny_llm
 from userland.cli import main
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from tests.harness import RunningKernel
     from userland.client import BlockingClient
@@ -29,17 +29,20 @@ TOWNS = (("Ada", "Turin"), ("Bob", "Oslo"), ("小明", "北京"))
 
 
 @pytest.fixture(scope="module")
-def flags(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """Flags of a kernel with a tiny model, whose adapters may change it as they like."""
-    model = tiny_llm(tmp_path_factory.mktemp("model"))
-    return (
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningKernel]:
+    """A kernel with a tiny model, whose adapters may change it as they like."""
+    folder = tmp_path_factory.mktemp("lora")
+    flags = (
         "--embedder=local-hash:64",
-        f"--model={model}",
+        f"--model={tiny_llm(folder / 'model')}",
         "--engine=transformers",
         "--mind=none",
         "--adapters=4",
         "--adapter-drift=1000",
     )
+    with running(folder / "data", *flags) as kernel:
+        yield kernel
+    assert not processes_of(folder / "data")
 
 
 def work_in(kernel: RunningKernel, space: str) -> BlockingClient:
@@ -64,55 +67,49 @@ def train(client: BlockingClient, rids: list[str], **more: Any) -> Any:
 
 
 def said(client: BlockingClient, **more: Any) -> str:
-    messages = [{"role": "user", "content": "Where does Ada live?"}]
+    messages = [ChatMessage(role="user", content="Where does Ada live?")]
     text: str = client.llm.generate(messages=messages, max_tokens=12, **more).text
     return text
 
 
-def test_the_life_of_an_adapter(tmp_path: Path, flags: tuple[str, ...]) -> None:
-    data = tmp_path / "data"
-    with running(data, *flags) as kernel:
-        home, other = work_in(kernel, "home"), work_in(kernel, "other")
-        rids = told(home)
-        bare = said(home)
-        first = train(home, rids, seed=1)
-        assert first.state == "done", first.adapter.why
-        figures = first.adapter.figures
-        assert figures["probes_loss_after"] < figures["probes_loss_before"]
-        assert said(home) == bare, "it is live, and attached to nobody"
-        home.lora.attach(adapter="towns")
-        taught = said(home)
-        assert taught != bare
-        assert said(other) == bare, "another process is unchanged"
-        assert said(home, adapter="none") == bare
-        second = train(home, rids, seed=2, learning_rate=0.05)
-        assert second.adapter.state == "live"
-        anew = said(home)
-        assert anew not in (taught, bare)
-        assert home.lora.rollback(adapter="towns").identity == first.adapter.identity
-        assert said(home) == taught, "to the letter, from the next request on"
-        asked = home.lora.probe(adapter="towns", limit=2)
-        assert asked.identity == first.adapter.identity
-        assert sorted(asked.sources) == sorted(rids)
+def test_the_life_of_an_adapter(kernel: RunningKernel) -> None:
+    home, other = work_in(kernel, "home"), work_in(kernel, "other")
+    rids = told(home)
+    bare = said(home)
+    first = train(home, rids, seed=1)
+    assert first.state == "done", first.adapter.why
+    figures = first.adapter.figures
+    assert figures["probes_loss_after"] < figures["probes_loss_before"]
+    assert said(home) == bare, "it is live, and attached to nobody"
+    home.lora.attach(adapter="towns")
+    taught = said(home)
+    assert taught != bare
+    assert said(other) == bare, "another process is unchanged"
+    assert said(home, adapter="none") == bare
+    second = train(home, rids, seed=2, learning_rate=0.05)
+    assert second.adapter.state == "live"
+    anew = said(home)
+    assert anew not in (taught, bare)
+    assert home.lora.rollback(adapter="towns").identity == first.adapter.identity
+    assert said(home) == taught, "to the letter, from the next request on"
+    asked = home.lora.probe(adapter="towns", limit=2)
+    assert asked.identity == first.adapter.identity
+    assert sorted(asked.sources) == sorted(rids)
 
-        folder = data / "lora"
-        assert len(list(folder.rglob("adapter_model.safetensors"))) == 2
-        home.mem.forget(rid=rids[0])
-        assert said(home) == bare
-        assert not list(folder.rglob("*.safetensors"))
-        _never_again(home, first.adapter.identity, second.adapter.identity)
-        home.close()
-        other.close()
-        kernel.kill()
-        kernel.reboot()
-        home = work_in(kernel, "home")
-        _never_again(home, first.adapter.identity, second.adapter.identity)
-        assert said(home) == bare
-        left = train(home, rids[1:], seed=1)
-        assert (left.state, left.adapter.version) == ("done", 3)
-        assert said(home, adapter="towns") != bare
-        home.close()
-    assert not processes_of(data)
+    folder = kernel.data / "lora"
+    assert len(list(folder.rglob("adapter_model.safetensors"))) == 2
+    home.mem.forget(rid=rids[0])
+    assert said(home) == bare
+    assert not list(folder.rglob("*.safetensors"))
+    _never_again(home, first.adapter.identity, second.adapter.identity)
+    home.close()
+    other.close()
+    kernel.kill()
+    kernel.reboot()
+    home = work_in(kernel, "home")
+    _never_again(home, first.adapter.identity, second.adapter.identity)
+    assert said(home) == bare
+    home.close()
 
 
 def _never_again(client: BlockingClient, *identities: str) -> None:
@@ -131,25 +128,23 @@ def _never_again(client: BlockingClient, *identities: str) -> None:
             client.lora.rollback(adapter="towns", version=number)
 
 
-def test_a_job_goes_on_after_the_kernel_was_killed(tmp_path: Path, flags: tuple[str, ...]) -> None:
-    data = tmp_path / "data"
-    with running(data, *flags) as kernel:
-        with work_in(kernel, "home") as home:
-            rids = told(home)
-            home.llm.count(text="ready")
-            job = train(home, rids, steps=4000, seconds=BOUND, rank=2)
-            _wait_for(home, job, "train")
-        kernel.kill()
-        deadline = time.monotonic() + BOUND
-        while processes_of(data):
-            assert time.monotonic() < deadline, "the training process outlives the kernel"
-            time.sleep(0.1)
-        kernel.reboot()
-        with work_in(kernel, "home") as home:
-            _wait_for(home, job, "train")
-            assert home.lora.cancel(job=job).state == "cancelled"
-            assert home.lora.job(job=job).state == "cancelled"
-        assert not list((data / "lora" / ".jobs").iterdir())
+def test_a_job_goes_on_after_the_kernel_was_killed(kernel: RunningKernel) -> None:
+    with work_in(kernel, "killed") as home:
+        rids = told(home)
+        home.llm.count(text="ready")
+        job = train(home, rids, steps=4000, seconds=BOUND, rank=2)
+        _wait_for(home, job, "train")
+    kernel.kill()
+    deadline = time.monotonic() + BOUND
+    while processes_of(kernel.data):
+        assert time.monotonic() < deadline, "the training process outlives the kernel"
+        time.sleep(0.1)
+    kernel.reboot()
+    with work_in(kernel, "killed") as home:
+        _wait_for(home, job, "train")
+        assert home.lora.cancel(job=job).state == "cancelled"
+        assert home.lora.job(job=job).state == "cancelled"
+    assert not list((kernel.data / "lora" / ".jobs").iterdir())
 
 
 def _wait_for(client: BlockingClient, job: str, phase: str) -> None:
@@ -164,32 +159,27 @@ def _wait_for(client: BlockingClient, job: str, phase: str) -> None:
         time.sleep(0.1)
 
 
-def test_from_the_command_line(
-    tmp_path: Path, flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = tmp_path / "data"
-    with running(data, *flags) as kernel:
+def test_from_the_command_line(kernel: RunningKernel, capsys: pytest.CaptureFixture[str]) -> None:
+    def engram(*words: str) -> str:
+        status = main(["--data", str(kernel.data), "--space", "cli", *words])
+        out, err = capsys.readouterr()
+        assert status == 0, out + err
+        return out
 
-        def engram(*words: str) -> str:
-            status = main(["--data", str(data), *words])
-            out, err = capsys.readouterr()
-            assert status == 0, out + err
-            return out
-
-        with work_in(kernel, "home") as home:
-            rids = told(home)
-            bare = said(home)
-            options = [word for rid in rids for word in ("--rid", rid)]
-            out = engram("lora", "train", "towns", *options, "--steps", "8", "--rate", "0.02")
-            assert "towns@1: done" in out
-            assert "right answers" in out
-            assert "towns@1" in engram("lora", "list")
-            engram("lora", "attach", "towns")
-            assert said(home) != bare, "all that work in the space"
-            assert "everyone" in engram("lora", "list")
-            assert "of 2 right" in engram("lora", "probe", "towns", "-n", "2", "--no-record")
-            engram("lora", "detach")
-            assert said(home) == bare
-            assert "done" in engram("lora", "job", "towns")
-            engram("lora", "drop", "towns")
-            assert "dropped" in engram("lora", "list", "--all")
+    with work_in(kernel, "cli") as home:
+        rids = told(home)
+        bare = said(home)
+        options = [word for rid in rids for word in ("--rid", rid)]
+        out = engram("lora", "train", "towns", *options, "--steps", "8", "--rate", "0.02")
+        assert "towns@1: done" in out
+        assert "right answers" in out
+        assert "towns@1" in engram("lora", "list")
+        engram("lora", "attach", "towns")
+        assert said(home) != bare, "all that work in the space"
+        assert "everyone" in engram("lora", "list")
+        assert "of 2 right" in engram("lora", "probe", "towns", "-n", "2", "--no-record")
+        engram("lora", "detach")
+        assert said(home) == bare
+        assert "done" in engram("lora", "job", "towns")
+        engram("lora", "drop", "towns")
+        assert "dropped" in engram("lora", "list", "--all")

@@ -81,8 +81,8 @@ class Server:
     def _touch(self, node: Node) -> None:
         top = node.parent
         assert top is not None
-        for parent, each, wants in ((top, node, bool(node.asks)), (self.root, top, None)):
-            wants = bool(top.active) if wants is None else wants
+        for parent, each in ((top, node), (self.root, top)):
+            wants = bool(node.asks if each is node else top.active)
             if wants and each.key not in parent.active:
                 self.policy.joined(each)
                 parent.active[each.key] = each

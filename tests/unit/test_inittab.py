@@ -1,6 +1,7 @@
 """Init's file: what it may say, and where it says something wrong."""
 
 import textwrap
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -131,3 +132,10 @@ def test_any_text_is_a_table_or_refused(text: str) -> None:
         assert isinstance(parse(text), Inittab)
     except EINVAL as error:
         assert error.message.startswith("init.toml")
+
+
+def test_the_example_of_the_manual_is_a_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "supervision.md").read_text(encoding="utf-8")
+    table = parse(page.partition("```toml")[2].partition("```")[0])
+    assert list(table.services) == ["scribe", "librarian", "reader"]
+    assert [schedule.name for schedule in table.schedules] == ["tidy"]

@@ -89,8 +89,7 @@ def test_a_file_that_has_gone_is_written_again_from_memory(tmp_path: Path) -> No
         tiers.put(name, planes(name), 1.0)
     assert tiers.settled(NAMES, 30)
     (tmp_path / "n" / NAMES[0][:2] / f"{NAMES[0]}.safetensors").unlink()
-    for name in NAMES[:3]:
-        tiers.keep(name)
+    assert [tiers.has(name) for name in NAMES[:3]] == [True, True, False]
     assert tiers.settled(NAMES, 30)
     assert files(tmp_path) == set(NAMES[:2])
     assert tiers.statistics().saved == 3

@@ -3,7 +3,17 @@
 import argparse
 from typing import Any
 
-from syscalls.calls.proc import Info, ListCall, OutputCall, Processes, SignalCall, Spawn, Wait
+from syscalls.calls.proc import (
+    Fork,
+    Info,
+    ListCall,
+    OutputCall,
+    Processes,
+    SignalCall,
+    Spawn,
+    Spawned,
+    Wait,
+)
 from syscalls.shapes import Exit, ProcessInfo, Quota
 from userland.context import Context, here, reference, space_of
 from userland.foreground import attend, missing
@@ -89,6 +99,21 @@ def how(ended: Exit) -> str:
 
 
 # --- ps
+
+
+def fork_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which, and what for."""
+    parser.add_argument("--goal", default="", help="what the child is to do; default: the same")
+    parser.add_argument("--name", default="", help="default: the same name")
+    parser.add_argument("target", help="APID or name")
+
+
+def fork(context: Context, options: argparse.Namespace) -> int:
+    """Make a child with another's memory and context as they are now."""
+    call = Fork(target=reference(options.target), goal=options.goal, name=options.name)
+    forked: Spawned = context.client.call(call)
+    context.value(forked, f"{options.name or options.target} is forked: process {forked.apid}")
+    return 0
 
 
 def ps_arguments(parser: argparse.ArgumentParser) -> None:
