@@ -186,6 +186,7 @@ class Init:
             if tree is self._spawned and name in self._kept:  # what was spawned is not in a file
                 put = self._identities.forget if past.stopped else self._identities.keep
                 await self._kernel.machine.store.commit(put(self._kept[name]))
+                await self._settle()
         return self.status()
 
     def status(self) -> Supervised:

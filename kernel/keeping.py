@@ -78,11 +78,20 @@ class Keeping:
         self._wanted.set()
 
     async def run(self) -> None:
-        """Rounds, until cancelled."""
+        """Rounds, until cancelled: the first at once, one when the engine is ready."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._when_ready)
+            await self._rounds()
+
+    async def _when_ready(self) -> None:
+        try:
+            await self._kernel.llm.ready()
+        except EngramError as error:
+            self._kernel.log("debug", "kv", f"no engine keeps anything: {error.message}")
+        self._wanted.set()
+
+    async def _rounds(self) -> None:
         while True:
-            with trio.move_on_after(EVERY):
-                await self._wanted.wait()
-            self._wanted = trio.Event()
             try:
                 if not self.table.empty:
                     await self.settle()
@@ -92,7 +101,10 @@ class Keeping:
             except EngramError as error:  # an engine that keeps nothing says EINVAL, for one
                 self._kernel.log("debug", "kv", f"a round is put off: {error.message}")
                 await trio.sleep(AGAIN)
-                self._wanted.set()
+                continue
+            with trio.move_on_after(EVERY):
+                await self._wanted.wait()
+            self._wanted = trio.Event()
 
     # --- the engine
 

@@ -229,7 +229,7 @@ class Supervisor:
     def stop_child(self, name: str) -> list[Action]:
         """Do not want a child any more: it is stopped, and its siblings are left alone."""
         child = self.child(name)
-        child.wanted = False
+        child.wanted = child.failed = False
         child.doomed = child.stage != "down"
         return self.step()
 

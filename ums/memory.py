@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from ums.consolidate import Task
     from ums.moment import Moment
+    from ums.records import Stored
     from ums.sharing import Scope
     from ums.view import Allows, Guard, View
 
@@ -107,6 +108,18 @@ class Memory(Parts):
         """As ``snapshot``, but of a space that goes on by itself."""
         return await self._spaces.branch(space, owner, name, sealed=False)
 
+    def newer(self, space: int, allows: Allows | None = None) -> Allows:
+        """What was first written to a space itself, and not to the one that it was made from."""
+        home = self._spaces.open(space)
+        before = self.known(home.header.origin) if home.header.origin else None
+        below = set(self._spaces.open(before).stack.layers) if before is not None else set()
+        own = set(home.stack.layers) - below
+
+        def allowed(rid: str, stored: Stored) -> bool:
+            return space_of(rid) in own and (allows is None or allows(rid, stored))
+
+        return allowed
+
     async def attach(self, space: int, other: int, grant: int = 0) -> None:
         """Put another space, as it is now, under a space's own records; read-only.
 
@@ -152,10 +165,6 @@ class Memory(Parts):
     def access(self, apid: int, space: int, own_space: int = 0) -> Access | None:
         """What a process may do with a whole space; None is nothing, or only with a part."""
         return self.sharing.access(apid, own_space, space)
-
-    def numbers(self) -> list[int]:
-        """Every space there is, in order."""
-        return self._spaces.numbers()
 
     def shared_with(self, apid: int) -> list[int]:
         """The spaces of which something was shared with a process."""

@@ -376,6 +376,7 @@ class _BlockingMem:
         *,
         space: int | str | None = ...,
         redact: builtins.list[syscalls.calls.capsule.Redact] = ...,
+        new: bool = ...,
         at: int = ...,
         digest: str = ...,
     ) -> syscalls.calls.capsule.Exported: ...
@@ -384,6 +385,7 @@ class _BlockingMem:
         *,
         space: int | str | None = ...,
         redact: builtins.list[syscalls.calls.capsule.Redact] = ...,
+        new: bool = ...,
         at: int = ...,
         digest: str = ...,
     ) -> Iterator[syscalls.calls.capsule.CapsulePiece]: ...
@@ -1113,6 +1115,7 @@ class _AsyncMem:
         *,
         space: int | str | None = ...,
         redact: builtins.list[syscalls.calls.capsule.Redact] = ...,
+        new: bool = ...,
         at: int = ...,
         digest: str = ...,
     ) -> syscalls.calls.capsule.Exported: ...
@@ -1121,6 +1124,7 @@ class _AsyncMem:
         *,
         space: int | str | None = ...,
         redact: builtins.list[syscalls.calls.capsule.Redact] = ...,
+        new: bool = ...,
         at: int = ...,
         digest: str = ...,
     ) -> AsyncIterator[syscalls.calls.capsule.CapsulePiece]: ...

@@ -24,7 +24,8 @@ async def export(
 ) -> capsule.Exported:
     """What the caller may read, as a capsule."""
     held = await monitor.some(kernel, caller, call.space, "mem.read", "read")
-    export = await kernel.memory.capsules.export(held.space, call.redact, held.allows)
+    allows = kernel.memory.newer(held.space, held.allows) if call.new else held.allows
+    export = await kernel.memory.capsules.export(held.space, call.redact, allows)
     await held.noted(kernel, "mem.export")
     async with aclosing(export.pieces(call.at, call.digest)) as pieces:
         async for piece in pieces:

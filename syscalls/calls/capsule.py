@@ -60,6 +60,8 @@ class Export(Call, kw_only=True):
 
     space: SpaceRef | None = None
     redact: Annotated[list[Redact], Meta(max_length=64)] = []
+    new: bool = False
+    """Only what was first written to the space itself, since it was forked from another."""
     at: Annotated[int, Meta(ge=0)] = 0
     digest: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
 

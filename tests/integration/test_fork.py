@@ -153,3 +153,17 @@ def test_on_vllm_a_child_finds_its_parents_context_computed(tmp_path: Path) -> N
         prompt, cached = ended.value
         assert prompt > context
         assert cached >= 0.95 * context
+
+
+def test_the_memory_of_the_best_branch_comes_back(kernel: RunningKernel) -> None:
+    with kernel.client() as client:
+        apid = client.proc.spawn(program="explore", args=["4 8 15 16 23 42"], space="trunk").apid
+        ended = client.proc.wait(target=apid, timeout=BOUND)
+        said = client.proc.output(target=apid).data.decode()
+        assert ended.status == 0, said
+        differences = [int(line.split()[-1]) for line in said.splitlines() if "differ by" in line]
+        best = min(differences[:5])
+        assert ended.value[0].endswith(f"they differ by {best}")
+        assert "took 1 records" in said
+        records = client.mem.read(space="trunk", limit=10).records
+        assert len(records) == 2  # the task, and what one branch found: not those of the others

@@ -43,22 +43,24 @@ async def _loaded(order: Order, slots: int) -> Outcome:
     many = Class(process(10, 2), MANY, DOCUMENTS, TOKENS)
     few = Class(process(20, 3), FEW, DOCUMENTS, TOKENS)
     taken: list[float] = []
-    async with serving(llm, make_policy(order), Limits(slots, 1000)) as scheduler:
-        async with trio.open_nursery() as nursery:
+    async with (
+        serving(llm, make_policy(order), Limits(slots, 1000)) as scheduler,
+        trio.open_nursery() as nursery,
+    ):
 
-            async def ask() -> None:
-                user = process(4, 4, kind="session")
-                while True:
-                    taken.extend(await shell(scheduler, llm, user, 1))
+        async def ask() -> None:
+            user = process(4, 4, kind="session")
+            while True:
+                taken.extend(await shell(scheduler, llm, user, 1))
 
-            for each in (many, few):
-                nursery.start_soon(each.run, scheduler, llm)
-            await trio.sleep(WARM)
-            nursery.start_soon(ask)
-            for each in (many, few):
-                each.count()
-            await trio.sleep(LONG)
-            nursery.cancel_scope.cancel()
+        for each in (many, few):
+            nursery.start_soon(each.run, scheduler, llm)
+        await trio.sleep(WARM)
+        nursery.start_soon(ask)
+        for each in (many, few):
+            each.count()
+        await trio.sleep(LONG)
+        nursery.cancel_scope.cancel()
     both = [many.usage, few.usage]
     computed = [float(each.prompt - each.cached + each.completion) for each in both]
     prompt, cached = sum(each.prompt for each in both), sum(each.cached for each in both)

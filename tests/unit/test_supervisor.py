@@ -316,7 +316,8 @@ class Forest(RuleBasedStateMachine):
         told = name in self.stopping
         for where in (self.starting, self.alive, self.stopping):
             where.pop(name, None)
-        if self.tree.child(name).spec.restart == "temporary" and not told:
+        child = self.tree.child(name)
+        if child.spec.restart == "temporary" and not told and not child.doomed:
             self.banned.add(name)
         self.perform(self.tree.ended(name, abnormal=abnormal))
 
