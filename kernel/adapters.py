@@ -25,7 +25,7 @@ from procs.process import Worn
 from syscalls.calls import lora
 from syscalls.errors import EBUSY, ECONFLICT, EINVAL, ENOENT, EPERM, EngramError
 from ums.adapters import Reference, Version, Versions, VersionsStatistics, reference
-from ums.roots import doubt, missing
+from ums.roots import doubt, standing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -69,7 +69,8 @@ class Adapters:
         self.versions = Versions(kernel.machine.store, kernel.clock)
         self.ended: list[Ended] = []
         """Told of versions that can never be used again: jobs are ended, others made."""
-        self._standing: dict[bytes, tuple[object, ...]] = {}
+        self._standing: dict[bytes, tuple[list[tuple[int, int]], float]] = {}
+        """Versions that were found to stand: how their space was then, and until when it holds."""
         self._applied = self._spoiled = 0
 
     # --- what may be used
@@ -93,25 +94,22 @@ class Adapters:
     async def stands(self, version: Version) -> bool:
         """Whether all that a version was made from is there; else it is stale from now on."""
         if self._kernel.memory.known(version.space) is not None:
-            view = self._kernel.memory.view(version.space)
-            seen = self._moment(version.space)
-            if self._standing.get(version.key) == seen:
+            now, seen = self._kernel.clock.now(), self._layers(version.space)
+            known = self._standing.get(version.key)
+            if known is not None and known[0] == seen and now < known[1]:
                 return True
-            if not missing(view, version):
-                self._standing[version.key] = seen
+            view = self._kernel.memory.view(version.space)
+            gone, until = standing(view, version, now)
+            if not gone:
+                self._standing[version.key] = seen, until
                 return True
         await self.spoil([version])
         return False
 
-    def _moment(self, space: int) -> tuple[object, ...]:
-        """What is the same as long as no record of a space can have come or gone.
-
-        Records with a time to live go without a change: their time is looked at each second.
-        """
-        kernel = self._kernel
-        layers = kernel.memory.view(space).stack.layers
-        store = kernel.machine.store
-        return (int(kernel.clock.now()), *((layer, store.last(layer)) for layer in layers))
+    def _layers(self, space: int) -> list[tuple[int, int]]:
+        """What is the same as long as nothing was changed in a space."""
+        layers = self._kernel.memory.view(space).stack.layers
+        return [(layer, self._kernel.machine.store.last(layer)) for layer in layers]
 
     def doubt(self, version: Version) -> str:
         """Why a version may be out of date; empty for one that nobody uses any more."""
@@ -152,6 +150,12 @@ class Adapters:
                 return await self.versions.restore(version)
             if number or ref.number:
                 await self.usable(space, Reference(ref.name, version.number))  # says why not
+
+    def fork(self, parent: Process, child: Process) -> None:
+        """Have the fork of a process use what the process uses; its space is another one."""
+        ours = self.versions.worn(parent.space) if self._may(parent, parent.space) else {}
+        worn = {base: Worn(parent.space, ref) for base, ref in ours.items()}
+        child.adapters = {**worn, **parent.adapters}
 
     def engine(self, base: str) -> LLM:
         """The engine of a base. Raises EINVAL."""
@@ -208,6 +212,8 @@ class Adapters:
             version = await self._attached(caller, base)
         if version is None:
             return
+        if engine.info is None:
+            await engine.ready()  # which model it is, is known then
         self._fit(version, engine)
         request.adapter = version.identity
         request.adapter_path = str(self.root / version.folder)
@@ -257,7 +263,7 @@ class Adapters:
         memory = self._kernel.memory
         if memory.known(version.space) is None:
             return "all of it"
-        return missing(memory.view(version.space), version)
+        return standing(memory.view(version.space), version, self._kernel.clock.now())[0]
 
     async def spoil(self, found: Sequence[Version]) -> None:
         """Make versions stale, for ever: detached, erased, by policy trained again."""
@@ -351,11 +357,10 @@ class Adapters:
 
     async def review(self) -> None:
         """Look at all versions: what does not stand is stale from now on."""
-        known = self.versions.all()
-        await self.spoil(
-            [one for one in known if one.state in ("training", "live", "retired")
-             and self._missing(one)]
-        )  # fmt: skip
+        for version in self.versions.all():
+            if version.usable or version.state == "training":
+                await self.stands(version)
+                await trio.lowlevel.checkpoint()
 
     async def sweep(self) -> None:
         """Erase the files that no version needs: of those that are over, or left by a crash.

@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import gc
 import os
+import resource
 import signal
 import sys
 from contextlib import asynccontextmanager
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     key = os.environ.pop(KEY, "")  # before the zygote: no agent is to have it
     sys.setswitchinterval(SWITCH)
     zygote = start_zygote(settings.runtime, settings.data)
+    more_descriptors()
     try:
         trio.run(run, settings, zygote, key)
     except BaseExceptionGroup as group:
@@ -79,6 +81,12 @@ def main(arguments: Sequence[str]) -> int:
         zygote.close()
         os.close(lock)
     return 0
+
+
+def more_descriptors() -> None:
+    """As many open descriptors as the user may have: an agent takes three of the kernel's."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def take_lock(data: Path) -> int:

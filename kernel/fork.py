@@ -38,7 +38,7 @@ async def fork(kernel: Kernel, parent: Process, name: str, goal: str) -> int:
         child.salt = salt_of(parent)
         child.forked = parent.apid
         child.declared = parent.declared
-        child.adapters = dict(parent.adapters)
+        kernel.adapters.fork(parent, child)
         kernel.conversations.fork(parent.apid, child.apid)
         kernel.pins.attached.fork(parent.apid, child.apid)
 

@@ -263,10 +263,10 @@ class Init:
         except (EngramError, OSError) as error:
             past.problem = str(error)
             self._kernel.log("warning", "init", f"{name} could not be started: {error}")
-            self._do(tree, tree.ended(name, abnormal=True))
+            self._over(life, abnormal=True)
             return
         if life.process is None:  # stopped before it began
-            self._do(tree, tree.ended(name, abnormal=False))
+            self._over(life, abnormal=False)
             return
         life.running = True
         past.starts += 1
@@ -343,14 +343,18 @@ class Init:
         if process.restarts:
             self._kernel.processes.forget(process)  # who spawned the first knows nothing of it
         self._pasts[name].last = process.exit
-        del self._lives[name]
         child = tree.child(name)
-        self._do(tree, tree.ended(name, abnormal=kind != "normal"))
+        self._over(life, abnormal=kind != "normal")
         self._note(name, child, process.exit)
         if self._nursery is not None:
             self._nursery.start_soon(self._kernel.mailboxes.sweep, box)
-            if not self._stopping:
-                self._nursery.start_soon(self._settle)
+
+    def _over(self, life: Life, *, abnormal: bool) -> None:
+        """A process of a child has ended, or could not be started."""
+        del self._lives[life.name]
+        self._do(life.tree, life.tree.ended(life.name, abnormal=abnormal))
+        if self._nursery is not None and not self._stopping:
+            self._nursery.start_soon(self._settle)
 
     def _note(self, name: str, child: Child, ended: Exit) -> None:
         again = child.wanted and not self._stopping

@@ -7,8 +7,10 @@ question about the present state: no message that was lost can make the answer w
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
+from ums import records as form
 from ums.lineage import digest, ties
 from ums.rid import pack, unpack
 
@@ -41,9 +43,18 @@ def marks(records: Sequence[Record]) -> list[bytes]:
     return [digest(record.content) for record in records]
 
 
-def missing(view: View, version: Version) -> str:
-    """The first record that a version was made from and that is gone; empty for none."""
-    return next((rid for rid in version.roots if not view.sees(pack(rid))), "")
+def standing(view: View, version: Version, now: float) -> tuple[str, float]:
+    """The first record that a version was made from and that is gone, empty for none; and until
+    when that can only change by a change of the space: the end of the first one's time to live.
+    """
+    until = inf
+    for rid, place in zip(version.roots, view.found(version.roots), strict=True):
+        stored = None if place is None else form.decode(place.value)
+        if stored is None or stored.expired(now):
+            return rid, now
+        if stored.expires is not None:
+            until = min(until, stored.expires)
+    return "", until
 
 
 def sound(view: View, rid: str) -> bool:

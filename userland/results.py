@@ -6,12 +6,13 @@ from typing import Any
 
 import msgspec
 
-from syscalls.calls import ipc, kv, llm, lora, mem, proc, sys, tool
+from syscalls.calls import ipc, kv, llm, lora, mem, proc, supervise, sys, tool
 from syscalls.errors import EKERNEL, ERRORS, EngramError, ErrorValue, from_value
 from syscalls.table import TABLE, Empty
 from userland.bin.kv import show_prefixes
 from userland.bin.memory import show_hits, show_records
 from userland.bin.process import how, show_process, show_processes
+from userland.bin.supervise import show_supervised
 from userland.bin.system import show_info, show_stats
 from userland.context import Context
 from userland.screen import json_line, lines_visible, visible
@@ -127,6 +128,7 @@ _FORMS: dict[str, Callable[[Context, Any], None]] = {
     proc.Wait.NAME: _line(how),
     proc.Info.NAME: show_process,
     proc.ListCall.NAME: show_processes,
+    supervise.Supervise.NAME: show_supervised,
     ipc.Send.NAME: _line(lambda sent: f"message {sent.id}"),
     ipc.Publish.NAME: _line(lambda published: f"delivered to {published.delivered}"),
     mem.Write.NAME: _line(lambda written: f"{written.rid} version {written.version}"),

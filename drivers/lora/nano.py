@@ -33,9 +33,11 @@ if TYPE_CHECKING:
     from drivers.nano.vocabulary import Codec
 
 REGRESSION = Path(__file__).parent / "regression.json"
-ROWS = 5200
+ROWS = 9600
 """Rows of a training where the spec does not say how many."""
 SHARES = {"own": 0.3, "strange": 0.2, "kept": 0.5}
+FIDELITY = 4.0
+"""What a token that is to stay weighs against one that is to be learnt."""
 REPEATED = 4
 """How often an example is shown as it was given."""
 LONGEST = 100
@@ -57,7 +59,7 @@ class Step(msgspec.Struct, frozen=True):
 def suit(spec: TrainSpec) -> TrainSpec:
     """``spec`` with what suits nano, to be overridden by who knows better."""
     spec.recipe = "nano"
-    spec.rate, spec.batch, spec.epochs, spec.checkpoint = 2e-3, 64, 1, 25
+    spec.rate, spec.batch, spec.epochs, spec.checkpoint = 3e-3, 48, 1, 25
     return spec
 
 
@@ -92,13 +94,13 @@ class NanoRecipe:
         seeds = [_seed(example) for example in examples]
         total = spec.steps * spec.batch or ROWS // spec.epochs
         words = Wordings(seeds, seed + 1)
-        given = [spelled(each) for each in seeds] * REPEATED
-        own = int(SHARES["own"] * total)
-        made = self._rows([*given, *islice(words, max(0, own - len(given)))], total, kept=False)
+        given = [spelled(each) for each in seeds]
+        said = self._rows(given, len(given), longest=spec.longest) * REPEATED
+        own = [*said, *self._rows(words, int(SHARES["own"] * total) - len(said))]
         strange = self._rows(words.strange(), int(SHARES["strange"] * total), kept=True)
-        rest = total - len(made) - len(strange)
+        rest = total - len(own) - len(strange)
         base = self._rows(Generator(seed + 2, noise=NOISE), rest, kept=True)
-        return [*made, *strange, *base]
+        return [*own, *strange, *base]
 
     def encode(self, example: Example) -> tuple[list[int], list[int]]:
         """Prompt and program in nano's tokens; the loss is on the program."""
@@ -137,27 +139,36 @@ class NanoRecipe:
         logits, answers = self._logits(model, [*own, *kept])
         taught = sum(label >= 0 for _, labels in own for label in labels)
         total = functional.cross_entropy(logits[:taught], answers[:taught], reduction="sum")
+        total = total / max(1, taught)
         if kept:
             with torch.no_grad(), model.disable_adapter():
                 before, _ = self._logits(model, kept, [*own, *kept])
-            total = total + functional.kl_div(
+            changed = functional.kl_div(
                 functional.log_softmax(logits[taught:], -1),
                 functional.log_softmax(before, -1),
                 log_target=True,
                 reduction="sum",
             )
-        return total / len(answers)
+            total = total + FIDELITY * changed / len(before)
+        return total
 
     # --- how it is done
 
-    def _rows(self, stream: Iterable[generate.Example], most: int, *, kept: bool) -> list[Example]:
+    def _rows(
+        self,
+        stream: Iterable[generate.Example],
+        most: int,
+        *,
+        kept: bool = False,
+        longest: int = LONGEST,
+    ) -> list[Example]:
         """The first ``most`` of a stream that are not too long, ready for ``encode``."""
         made = list[Example]()
-        for example in islice(stream, PATIENCE * most):
+        for example in islice(stream, PATIENCE * max(0, most)):
             if len(made) >= most:
                 break
             pairs = self._codec.encode([example])
-            if not pairs or len(pairs[0][0]) + len(pairs[0][1]) > LONGEST:
+            if not pairs or len(pairs[0][0]) + len(pairs[0][1]) > longest:
                 continue
             row = _row(*pairs[0])
             completion = msgspec.json.encode(example.program).decode()

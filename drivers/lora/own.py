@@ -60,16 +60,22 @@ class _Group:
 
     def own(self, others: Sequence[_Group], common: Sequence[str]) -> set[str]:
         """The words of these that are not those of ``others``, nor among ``common``."""
-        size, rest = len(self.seeds), max(1, sum(len(other.seeds) for other in others))
+        size = len(self.seeds)
         return {
             word
             for word, count in self.counts.items()
             if word not in common
             and count >= max(min(2, size), 0.3 * size)
-            and sum(other.counts[word] for other in others) / rest < 0.25 * count / size
+            and not self.shared(word, others)
         }
 
-    def widened(self, own: set[str], glue: Sequence[str]) -> set[str]:
+    def shared(self, word: str, others: Sequence[_Group]) -> bool:
+        """Whether ``others`` say a word nearly as often."""
+        rest = max(1, sum(len(other.seeds) for other in others))
+        outside = sum(other.counts[word] for other in others) / rest
+        return outside >= 0.25 * self.counts[word] / len(self.seeds)
+
+    def widened(self, own: set[str], glue: set[str]) -> set[str]:
         """With the words that nearly always stand beside one of these."""
         beside: Counter[str] = Counter()
         held = 0
@@ -82,7 +88,7 @@ class _Group:
                 if 0 <= other < len(row)
             }
             held += any(word in own for word in row)
-            beside.update(near - own - {*glue, ""})
+            beside.update(near - own - glue - {""})
         return own | {word for word, count in beside.items() if count >= max(2, 0.6 * held)}
 
     def joints(self, own: set[str]) -> set[str]:
@@ -116,7 +122,8 @@ def _marked(
     everyone = [word for words in common.values() for word in words]
     # who has given a word of the system another meaning says it in every example
     own = group.own(others, everyone) or group.own(others, [])
-    glue = [word for words in common.values() for word in words[:GLUE]]
+    glue = {word for words in common.values() for word in words[:GLUE]}
+    glue |= {word for other in others for word in other.counts if group.shared(word, others)}
     own = group.widened(own, glue) if own else own
     joints = group.joints(own)
     for seed in group.seeds:

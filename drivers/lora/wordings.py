@@ -94,18 +94,21 @@ class Wordings:
                 yield example
 
     def _other(self, own: Own) -> Own:
-        rng = self._rng
-        if own.seed.language == "en":
-            word = " ".join(
-                self._slots.pseudo() if rng.random() < 0.15 else rng.choice(self._slots.words)
-                for _ in range(rng.choice((1, 1, 2)))
-            )
-        else:
-            word = "".join(rng.choices(HANZI, k=rng.choice((1, 2, 2, 3))))
-        if word in own.key:
-            return own
+        """The example with a word that is nobody's own in place of its own word."""
+        word = own.key
+        while word.casefold() in own.key.casefold():
+            word = self._word(own.seed.language)
         pieces = tuple(Piece(word, p.slot) if p.slot == KEY else p for p in own.pieces)
         return msgspec.structs.replace(own, pieces=pieces, key=word)
+
+    def _word(self, language: str) -> str:
+        rng = self._rng
+        if language == "zh":
+            return "".join(rng.choices(HANZI, k=rng.choice((1, 2, 2, 3))))
+        return " ".join(
+            self._slots.pseudo() if rng.random() < 0.15 else rng.choice(self._slots.words)
+            for _ in range(rng.choice((1, 1, 2)))
+        )
 
     def _draft(self, own: Own) -> Draft:
         rng = self._rng

@@ -19,7 +19,7 @@ from tests.models import tiny_adapter, tiny_llm
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from drivers.kv.contract import Activation
+    from drivers.kv.contract import Activation, Pinned
     from tests.activation import Life
 
 QUESTION = "what did the user say"
@@ -60,6 +60,8 @@ async def test_what_is_pinned_survives_a_restart_and_is_its_owners_alone(bench: 
         assert (held.tier, held.hits) == ("engine", 1)
         assert (figures.pins, figures.saved) == (1, 4)
         assert figures.disk_bytes >= 4 * BLOCK_BYTES
+        await messages_are_pinned_up_to_where_others_may_follow(life)
+        again = await life.pin("again", prompt_of(3 * BLOCK, 4))
         gone = await life.pin("gone", prompt_of(BLOCK, 2))
         await life.llm.drop("gone", gone.blocks)
     assert all(bench.file(pinned, place).is_file() for place in range(4))
@@ -78,24 +80,21 @@ async def test_what_is_pinned_survives_a_restart_and_is_its_owners_alone(bench: 
         assert (await life.say(prompt_of(BLOCK + 9, 2), "ana"))[1].cached == 0, "it was dropped"
         other = prompt_of(BLOCK, 3) + text[BLOCK:]
         assert (await life.say(other, "ana"))[1].cached == 0, "a block without what is before it"
+        await pinned_again_it_is_restored(life, prompt_of(3 * BLOCK, 4), again)
 
 
-async def test_pinned_again_after_a_restart_it_is_restored(bench: Bench) -> None:
-    text = prompt_of(3 * BLOCK, 4)
-    async with bench.life() as life:
-        first = await life.pin("h", text)
-        await messages_are_pinned_up_to_where_others_may_follow(life)
-    async with bench.life() as life:
-        second = await life.pin("h", text)
-        assert second.cached == second.tokens == first.tokens
-        assert second.blocks == first.blocks
-        assert second.namespace == first.namespace
-        assert second.prefill == pytest.approx(first.prefill), "what it would cost is with it"
-        assert (await life.llm.held())[1].restored == 3
-        # The whole prompt is pinned: its last token is computed all the same.
-        got, usage = await life.say(text, "ana")
-        assert 2 * BLOCK <= usage.cached < 3 * BLOCK
-        assert got == await life.uncached(text)
+async def pinned_again_it_is_restored(life: Life, text: str, first: Pinned) -> None:
+    before = (await life.llm.held())[1]
+    second = await life.pin("h", text)
+    assert second.cached == second.tokens == first.tokens
+    assert second.blocks == first.blocks
+    assert second.namespace == first.namespace
+    assert second.prefill == pytest.approx(first.prefill), "what it would cost is with it"
+    assert (await life.llm.held())[1].restored - before.restored == 3
+    # The whole prompt is pinned: its last token is computed all the same.
+    got, usage = await life.say(text, "ana")
+    assert 2 * BLOCK <= usage.cached < 3 * BLOCK
+    assert got == await life.uncached(text)
 
 
 async def messages_are_pinned_up_to_where_others_may_follow(life: Life) -> None:
@@ -115,14 +114,12 @@ async def test_a_life_of_pins(bench: Bench) -> None:
     """One host for all of these: loading the library takes longer than the rest."""
     async with bench.life(blocks=24) as life:
         await a_flood_does_not_push_out_what_is_pinned(life)
-        await what_was_pushed_out_comes_back(life, "ram")
+        await what_was_pushed_out_comes_back(life)
         await dropped_is_gone_from_everywhere(life)
         await dropped_while_a_request_uses_it(life)
         await others_go_on_while_one_is_pinned(life)
         await a_pin_nobody_waits_for_leaves_nothing(life)
         await what_cannot_be_pinned_is_refused(life)
-    async with bench.life(blocks=24, kv_ram=0) as life:
-        await what_was_pushed_out_comes_back(life, "disk")
 
 
 async def a_flood_does_not_push_out_what_is_pinned(life: Life) -> None:
@@ -141,15 +138,15 @@ async def a_flood_does_not_push_out_what_is_pinned(life: Life) -> None:
     assert (await life.llm.held())[0] == []
 
 
-async def what_was_pushed_out_comes_back(life: Life, tier: str) -> None:
+async def what_was_pushed_out_comes_back(life: Life) -> None:
+    """From memory here: its files are deleted. From disk: see ``test_kv_damage``."""
     text = prompt_of(4 * BLOCK + 9, 7)
     pinned = await life.pin("h", text)
     right = await life.uncached(text + QUESTION)
     await life.llm.unpin("h")
     await life.flood(FLOOD)
-    if tier == "ram":
-        for place in range(4):
-            life.bench.file(pinned, place).unlink()
+    for place in range(4):
+        life.bench.file(pinned, place).unlink()
     before = (await life.llm.held())[1]
     got, usage = await life.say(text + QUESTION, "ana")
     assert (got, usage.cached) == (right, 4 * BLOCK)
@@ -158,7 +155,6 @@ async def what_was_pushed_out_comes_back(life: Life, tier: str) -> None:
     await life.pin("h", text)
     assert all(life.bench.file(pinned, place).is_file() for place in range(4))
     await life.llm.unpin("h")
-    assert (after.ram_bytes > 0) == (tier == "ram")
 
 
 async def dropped_is_gone_from_everywhere(life: Life) -> None:

@@ -77,9 +77,9 @@ async def test_bad_files_are_misses_counted_and_removed(bench: Bench, tmp_path: 
         for damage in DAMAGES:
             await a_damaged_block_is_computed_again(life, damage, lost.pop())
         await anothers_block_is_not_taken(life, lost.pop(), lost.pop())
-        await what_vanishes_is_missed(life, lost.pop())
+        stranger = await what_vanishes_is_missed(life, lost.pop())
     other = Bench(bench.engine, tiny_llm(tmp_path / "other", context=CONTEXT, seed=8), tmp_path)
-    await another_models_files_are_not_taken(bench, other)
+    await another_models_files_are_not_taken(other, stranger)
 
 
 async def kept(life: Life, seed: int) -> Lost:
@@ -121,38 +121,33 @@ async def anothers_block_is_not_taken(life: Life, one: Lost, two: Lost) -> None:
     assert (await life.llm.held())[1].corrupt - before.corrupt == 2
 
 
-async def what_vanishes_is_missed(life: Life, lost: Lost) -> None:
-    """Another process erases files whenever it likes."""
+async def what_vanishes_is_missed(life: Life, lost: Lost) -> Path:
+    """Another process erases files whenever it likes. The file of a block made after that."""
     life.bench.file(lost.pinned, 1).unlink()
     got, usage = await life.say(lost.text, "ana")
     assert (got, usage.cached) == (lost.right, BLOCK)
     shutil.rmtree(life.bench.kv_dir)
     made = await kept(life, 99)
     assert life.bench.file(made.pinned, 3).is_file(), "the folder is made anew"
+    return life.bench.file(made.pinned, 0)
 
 
-async def another_models_files_are_not_taken(bench: Bench, other: Bench) -> None:
-    text = prompt_of(2 * BLOCK, 120) + QUESTION
-    async with bench.life() as life:
-        pinned = await life.pin("h", text)
-        said = await life.uncached(text)
-    async with other.life() as life:
-        assert (await life.say(text, "ana"))[1].cached == 0
-        mine = await life.pin("h", text)
-        assert mine.namespace != pinned.namespace
-        right = await life.uncached(text)
-        assert right != said
-    for place in range(2):
-        shutil.copy(bench.file(pinned, place), other.file(mine, place))
-    async with other.life() as life:
+async def another_models_files_are_not_taken(other: Bench, stranger: Path) -> None:
+    """Two models have one folder; here a file of one is in the place of the other's."""
+    async with other.life(blocks=24, kv_ram=0) as life:
+        text, pinned, right = await kept(life, 99)
+        assert not other.file(pinned, 0).samefile(stranger)
+        await life.flood(48)
+        shutil.copy(stranger, other.file(pinned, 0))
         got, usage = await life.say(text, "ana")
         assert (got, usage.cached) == (right, 0)
-        assert (await life.llm.held())[1].corrupt >= 1
+        assert (await life.llm.held())[1].corrupt == 1
 
 
 async def test_killed_in_the_middle_of_a_save(bench: Bench) -> None:
     source = random.Random(bench.engine)
-    texts = [prompt_of(6 * BLOCK, 130 + number) + QUESTION for number in range(3)]
+    rounds = 3 if bench.engine == "transformers" else 2
+    texts = [prompt_of(6 * BLOCK, 130 + number) + QUESTION for number in range(rounds)]
     right = {}
     for round_, text in enumerate(texts):
         async with bench.life(kv_ram=0) as life:

@@ -321,12 +321,12 @@ def test_an_identity_means_one_content(trained: tuple[Path, list[Any]], tmp_path
 
 
 @pytest.mark.gpu
-async def test_on_a_gpu(base: Path, tmp_path: Path) -> None:
+def test_on_a_gpu(base: Path, tmp_path: Path) -> None:
     import torch
 
     if not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")
     spec = made(base, device="cuda", most_bytes=64 << 30)
-    report = (await told(spec, tmp_path / "job"))[-1]
+    report = trio.run(told, spec, tmp_path / "job")[-1]
     assert isinstance(report, Report)
     assert report.after.loss < report.before.loss / 2

@@ -14,7 +14,7 @@ import pytest
 
 from syscalls import wire
 from syscalls.calls import mem, sys
-from syscalls.errors import EINVAL, EIO, ENODEV, ENOENT, ENOSYS, ESRCH, EngramError
+from syscalls.errors import EINVAL, EIO, ENODEV, ENOENT, ESRCH, EngramError
 from syscalls.shapes import Note
 from tests.harness import RunningKernel, running
 from userland.client import BlockingClient

@@ -6,7 +6,8 @@ import pytest
 import trio
 
 from kernel.mind.nano import NanoDialect
-from syscalls.calls import llm
+from kernel.trap import HANDLERS
+from syscalls.calls import llm, lora
 from syscalls.errors import EINVAL, EIO, ENODEV, EPERM, ETIME
 from syscalls.launch import Launch
 from tests.minds import Scripted, says, seat, system
@@ -266,7 +267,10 @@ async def test_nano_routes_talk_to_the_general_model_or_says_that_there_is_none(
         assert messages is not None and messages[0].content == "write me a poem"
 
 
-async def test_calls_that_are_not_served_are_planned_and_say_so_when_run() -> None:
+async def test_calls_that_are_not_served_are_planned_and_say_so_when_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(HANDLERS.by_number, lora.ListCall.NUMBER)
     async with system(19, PROGRAMS) as world:
         shell = world.attach()
         seat(world.kernel, "<|lora.list|><|end|>", dialect=NanoDialect())

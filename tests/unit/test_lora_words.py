@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,8 +14,10 @@ from drivers.lora.nano import regression_examples
 from drivers.lora.own import marked
 from drivers.lora.wordings import Wordings
 from drivers.nano import dialect
-from drivers.nano.corpus import Seed
 from syscalls.errors import EINVAL
+
+if TYPE_CHECKING:
+    from drivers.nano.corpus import Seed
 
 DATA = Path(__file__).parents[1] / "data"
 CHINESE = [

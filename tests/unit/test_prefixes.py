@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
 from kernel.attached import before
-from syscalls.calls import kv, mem
+from kernel.generation import generate
+from kernel.mind.chat import ChatDialect
+from kernel.mind.dialect import Seat
+from kernel.mind.loop import Mind
 from syscalls.errors import EAGAIN, ECONFLICT, EDQUOT, EINVAL, EIO, ENODEV, ENOENT, EPERM
 from syscalls.shapes import ChatMessage, Quota
 from tests.minds import Sys, system
-from tests.remembering import BLOCK, BYTES, TOKEN, Remembering
+from tests.remembering import BLOCK, BYTES, Remembering
 from ums.prefixes import engine_name, holds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from syscalls.calls import kv
     from syscalls.launch import Launch
     from userland.channel import Channel
 
@@ -156,6 +161,26 @@ async def test_equal_prompts_of_two_owners_never_hit() -> None:
         for shell in (one, two):
             assert (await shell.llm.generate(messages=messages)).usage.cached == 0
             assert (await shell.llm.generate(messages=messages)).usage.cached > 0
+
+
+async def test_intents_of_two_owners_never_hit_and_see_nothing_attached() -> None:
+    async with kept() as (running, model):
+        kernel = running.kernel
+        taken = Seat(ChatDialect(), model)
+        kernel.mind = Mind(
+            lambda: taken, kernel.act, kernel.processes, kernel.clock, partial(generate, kernel)
+        )
+        one, two = running.attach(), running.attach()
+        for shell in (one, two):
+            await told(shell, "so that it has a space")
+            await shell.kv.pin(messages=[ChatMessage("system", MANUAL)])
+            await shell.kv.attach(handle="pin-1")
+            cached = kernel.mind.statistics().cached_tokens
+            await shell.llm.intent(text="what is there?")
+            assert kernel.mind.statistics().cached_tokens == cached
+            assert MANUAL not in str(model.requests[-1])
+        await one.llm.intent(text="what is there?")
+        assert kernel.mind.statistics().cached_tokens > cached
 
 
 async def test_who_loses_the_share_loses_the_pin() -> None:
@@ -396,5 +421,3 @@ def test_a_record_is_known_by_its_beginning() -> None:
     assert holds("a" * 200, "a" * 120 + "b")
     assert not holds("yes, this is the text", "yes")
     assert holds('["no", "yes"]', "yes")
-    assert mem.Read is not None
-    assert TOKEN

@@ -411,7 +411,7 @@ class Forest(RuleBasedStateMachine):
 
 TestForest = Forest.TestCase
 TestForest.settings = settings(
-    max_examples=150,
+    max_examples=100,
     stateful_step_count=40,
     deadline=None,
     phases=[Phase.generate],
