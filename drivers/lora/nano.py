@@ -40,8 +40,9 @@ FIDELITY = 4.0
 """What a token that is to stay weighs against one that is to be learnt."""
 REPEATED = 4
 """How often an example is shown as it was given."""
-LONGEST = 100
-"""Tokens of a row that is made; longer ones are left out, they cost most and teach no more."""
+LONGEST, LONG = 100, 180
+"""Tokens of a row that is made with the user's words, and of one that is not. Longer ones are
+left out: they cost most and teach little more."""
 PATIENCE = 4
 """Rows that are looked at for one that is taken, where most are too long."""
 NOISE = 0.7
@@ -99,7 +100,7 @@ class NanoRecipe:
         own = [*said, *self._rows(words, int(SHARES["own"] * total) - len(said))]
         strange = self._rows(words.strange(), int(SHARES["strange"] * total), kept=True)
         rest = total - len(own) - len(strange)
-        base = self._rows(Generator(seed + 2, noise=NOISE), rest, kept=True)
+        base = self._rows(Generator(seed + 2, noise=NOISE), rest, kept=True, longest=LONG)
         return [*own, *strange, *base]
 
     def encode(self, example: Example) -> tuple[list[int], list[int]]:
