@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from benchmarks._harness import kernel, percentile, report
-from drivers.contracts import GenerateRequest, Piece
 from drivers.engine import Job
+from drivers.llm.contract import GenerateRequest, Piece
 from drivers.llm.engine import TransformersEngine
 from drivers.protocol import Chunk, Done, EngineSpec, Failed, Message
 from kernel.mind.grammar import Surfaces

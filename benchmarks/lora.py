@@ -25,8 +25,8 @@ import msgspec
 import trio
 
 from benchmarks._harness import ROOT, report
-from drivers.contracts import LLM, GenerateRequest
 from drivers.llm import make_llm
+from drivers.llm.contract import LLM, GenerateRequest
 from drivers.lora.contract import ADAPTER, Example, Report, TrainSpec
 from drivers.lora.files import digest_of, identity
 from drivers.lora.nano import suit

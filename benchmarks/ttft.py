@@ -26,9 +26,9 @@ from typing import Any, NamedTuple
 import trio
 
 from benchmarks._harness import percentile, report
-from drivers.contracts import GenerateRequest
 from drivers.kv.contract import PinRequest
 from drivers.llm import make_llm
+from drivers.llm.contract import GenerateRequest
 from drivers.llm.hosted import HostedLLM
 
 CONTEXTS = (1500, 6000)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
-    from drivers.contracts import LLM, GenerateRequest
+    from drivers.llm.contract import LLM, GenerateRequest
     from kernel.kernel import Kernel
     from procs.process import Process
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from drivers.contracts import GenerateRequest
+from drivers.llm.contract import GenerateRequest
 from drivers.lora.contract import Example, TrainSpec
 from kernel.generation import generate
 from syscalls.errors import EINVAL, ENODEV
@@ -20,7 +20,7 @@ from syscalls.shapes import ChatMessage
 from ums.questions import GENERAL
 
 if TYPE_CHECKING:
-    from drivers.contracts import LLM
+    from drivers.llm.contract import LLM
     from kernel.kernel import Kernel
     from procs.process import Process
     from ums.questions import Question

@@ -17,7 +17,7 @@ from ums.working import estimate
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from drivers.contracts import LLM
+    from drivers.llm.contract import LLM
     from syscalls.shapes import ChatMessage
 
 PATIENCE = 2.0

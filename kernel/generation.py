@@ -16,7 +16,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from drivers.contracts import LLM, GenerateRequest, Piece
+    from drivers.llm.contract import LLM, GenerateRequest, Piece
     from kernel.kernel import Kernel
     from procs.process import Process
 

@@ -21,7 +21,7 @@ from syscalls.shapes import ChatMessage
 from ums.prefixes import Prefix, holds
 
 if TYPE_CHECKING:
-    from drivers.contracts import GenerateRequest
+    from drivers.llm.contract import GenerateRequest
     from kernel.kernel import Kernel
     from kernel.prefixes import Pins
     from procs.process import Process

@@ -56,6 +56,8 @@ class Life:
         """Of the start; cancelled when it is to be stopped before it runs."""
         self.process: Process | None = None
         self.running = False
+        self.said = False
+        """Whether it has said that it is up."""
         self.stop: Stop | None = None
         """The order to stop it, where there is one."""
 
@@ -95,6 +97,8 @@ class Init:
         except EngramError as error:
             self._problem = error.message
             kernel.log("error", "init", f"{error.message}: nothing of it is started")
+        if self._stopping:
+            return
         kernel.processes.watch(self._ended)
         self._main = Tree(self._table.groups, kernel.clock.monotonic)
         self._spawned = Tree([self._group()], kernel.clock.monotonic)
@@ -276,7 +280,7 @@ class Init:
         when = self._ready_when(life)
         if isinstance(when, float):
             await trio.sleep(when)
-        elif when == "ready" or (when == "called" and not life.process.calls):
+        elif (when == "ready" and not life.said) or (when == "called" and not life.process.calls):
             return  # it says so, or its first call does
         if self._lives.get(name) is life:
             self._do(tree, tree.ready(name))
@@ -366,8 +370,11 @@ class Init:
 
     def _up(self, process: Process, by: str) -> None:
         life = self._processes.get(process.apid)
-        # Before it is noted as running, who started it will see to this.
-        if life is not None and life.running and self._ready_when(life) == by:
+        if life is None:
+            return
+        life.said = life.said or by == "ready"
+        # Before it is noted as running, who starts it sees to this.
+        if life.running and self._ready_when(life) == by:
             self._do(life.tree, life.tree.ready(life.name))
 
     def _ready_when(self, life: Life) -> str | float:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from drivers.contracts import GenerateRequest
+    from drivers.llm.contract import GenerateRequest
     from syscalls.shapes import Usage
 
 Chain = tuple[int, ...]

@@ -14,7 +14,8 @@ from typing import TypeVar
 import msgspec
 import trio
 
-from drivers.contracts import LLM, Clock, Embedder, GraphFactory, IndexFactory, Offload, Store
+from drivers.contracts import Clock, Embedder, GraphFactory, IndexFactory, Offload, Store
+from drivers.llm.contract import LLM
 from drivers.lora.contract import Trainer
 from procs.launcher import Spawner
 

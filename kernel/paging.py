@@ -24,7 +24,7 @@ from ums.working import estimate
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from drivers.contracts import GenerateRequest
+    from drivers.llm.contract import GenerateRequest
     from kernel.kernel import Kernel
     from procs.process import Process
     from syscalls.shapes import Hit, Level, Record

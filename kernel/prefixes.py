@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from drivers.contracts import GenerateRequest
+from drivers.llm.contract import GenerateRequest
 from kernel import monitor, trap
 from kernel.attached import Attached
 from kernel.counting import Counter
@@ -132,7 +132,8 @@ class Pins:
         is gone), EAGAIN, and what the engine raises.
         """
         old = self.table.find(*new.place) if new.handle else None
-        await self._room(new.space, limit, await self._estimated(new), old)
+        newcomer = new.made_by == "promotion"
+        await self._room(new, limit, await self._estimated(new), old)
         if old is not None:
             await self._drop(old)
         prefix = await self.table.add(new)
@@ -142,9 +143,9 @@ class Pins:
                     prefix, pinned = await self.keeping.establish(prefix)
                     break
                 except EAGAIN:
-                    if prefix.made_by == "promotion" or not await self._yielded():
+                    if newcomer or not await self._yielded():
                         raise
-            await self._room(prefix.space, limit)
+            await self._room(prefix, limit)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await self.table.remove(prefix)
@@ -161,15 +162,18 @@ class Pins:
         return await self.keeping.settle()
 
     async def _room(
-        self, space: int, limit: float, wanted: int = 0, besides: Prefix | None = None
+        self, new: Prefix, limit: float, wanted: int = 0, besides: Prefix | None = None
     ) -> None:
         """Make room for so many bytes more in a space, from promotions only. Raises EDQUOT."""
+        space, newcomer = new.space, new.made_by == "promotion"
         while True:
             rows = [one for one in self.table.of(space) if besides is None or one != besides]
             used = sum(row.bytes for row in rows)
             if used + wanted <= limit:
                 return
-            victim = self.habits.policy.victim(rows, self._kernel.clock.now())
+            now = self._kernel.clock.now()
+            others = [row for row in rows if row.place != new.place]
+            victim = self.habits.policy.victim(others, now, newcomer=newcomer)
             if victim is None:
                 more = f", and this one would take about {wanted} more" if wanted else ""
                 raise EDQUOT(

@@ -35,6 +35,8 @@ GROWTH = 1.5
 """How much longer than what is pinned already a beginning must be."""
 IDLE = 900.0
 """Seconds without use after which one that was never of use is let go."""
+WEAK = 0.5
+"""Uses, halved with each idle ``IDLE``, below which one makes room for another."""
 REST = 600.0
 """Seconds for which a beginning that could not be pinned is not tried again."""
 PROCESSES = 256
@@ -117,9 +119,19 @@ class Promotion:
             if one.made_by == "promotion" and _idle(one, now) > IDLE * math.log2(2 + one.hits)
         ]
 
-    def victim(self, prefixes: Iterable[Prefix], now: float) -> Prefix | None:
-        """The promotion that is worth least; None where there is none."""
-        promoted = [one for one in prefixes if one.made_by == "promotion"]
+    def victim(
+        self, prefixes: Iterable[Prefix], now: float, *, newcomer: bool = False
+    ) -> Prefix | None:
+        """The promotion that is worth least; None where there is none.
+
+        For a ``newcomer`` that is a promotion itself only one that is of little use by now goes:
+        else two that do not fit together would take turns.
+        """
+        promoted = [
+            one
+            for one in prefixes
+            if one.made_by == "promotion" and not (newcomer and _vigour(one, now) >= WEAK)
+        ]
         return min(promoted, key=lambda one: worth(one, now), default=None)
 
 
@@ -128,7 +140,11 @@ def worth(prefix: Prefix, now: float) -> float:
     kept = prefix.kept[0] if prefix.kept else None
     if kept is None or not kept.bytes:
         return 0.0
-    return (1 + prefix.hits) * kept.prefill / kept.bytes * math.exp2(-_idle(prefix, now) / IDLE)
+    return _vigour(prefix, now) * kept.prefill / kept.bytes
+
+
+def _vigour(prefix: Prefix, now: float) -> float:
+    return (1 + prefix.hits) * math.exp2(-_idle(prefix, now) / IDLE)
 
 
 def _idle(prefix: Prefix, now: float) -> float:

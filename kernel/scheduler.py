@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from drivers.contracts import Suspends
+from drivers.llm.contract import Suspends
 from kernel.fairness import LEAD, Boost, cost, works
 from kernel.locality import Locality
 from kernel.served import SchedulerStatistics, Speed
@@ -33,7 +33,8 @@ from syscalls.shapes import Usage
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from drivers.contracts import LLM, Clock, GenerateRequest, Piece
+    from drivers.contracts import Clock
+    from drivers.llm.contract import LLM, GenerateRequest, Piece
     from kernel.fairness import Ask, Policy
     from kernel.ticket import Client
     from procs.process import Process

@@ -12,7 +12,8 @@ from kernel.scheduler import Limits, Scheduler
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from drivers.contracts import LLM, Clock
+    from drivers.contracts import Clock
+    from drivers.llm.contract import LLM
     from kernel.fairness import Order
     from kernel.served import SchedulerStatistics
     from procs.process import Process

@@ -14,7 +14,7 @@ from kernel.served import Served, part
 from syscalls.shapes import Usage
 
 if TYPE_CHECKING:
-    from drivers.contracts import GenerateRequest, Piece
+    from drivers.llm.contract import GenerateRequest, Piece
     from kernel.locality import Chain
     from kernel.scheduler import Scheduler
     from procs.process import Process

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from drivers.contracts import GenerateRequest
 from drivers.kv.contract import PinRequest
 from drivers.kv.files import block_path
 from drivers.llm import make_llm
+from drivers.llm.contract import GenerateRequest
 from drivers.llm.hosted import HostedLLM
 from syscalls.errors import EINVAL
 

@@ -9,8 +9,8 @@ from drivers.llm.vllm_engine import VLLMEngine
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from drivers.contracts import LLMInfo
     from drivers.kv.image import Image
+    from drivers.llm.contract import LLMInfo
 
 PLACE = "tests.clumsy:ClumsyEngine"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from drivers.contracts import GenerateRequest
+from drivers.llm.contract import GenerateRequest
 from kernel.scheduler import Limits, Scheduler
 from procs.process import Process
 from syscalls.capability import compiled
@@ -19,7 +19,7 @@ from tests.virtual_model import CHARS, VirtualLLM
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
-    from drivers.contracts import Piece
+    from drivers.llm.contract import Piece
     from kernel.fairness import Policy
     from syscalls.shapes import ProcKind
 

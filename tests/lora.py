@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
-from drivers.contracts import LLMInfo, Piece
+from drivers.llm.contract import LLMInfo, Piece
 from drivers.lora.contract import ADAPTER, Figures, Progress, Report, TrainerStatistics
 from kernel import monitor
 from syscalls.shapes import Fact, Usage
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from drivers.contracts import DriverState, GenerateRequest
+    from drivers.contracts import DriverState
+    from drivers.llm.contract import GenerateRequest
     from drivers.lora.contract import TrainSpec
     from syscalls.errors import EngramError
     from syscalls.shapes import ChatMessage

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
-from drivers.contracts import LLMInfo, Piece
+from drivers.llm.contract import LLMInfo, Piece
 from kernel.mind.chat import ChatDialect
 from kernel.mind.dialect import Seat
 from kernel.mind.loop import Mind
@@ -20,7 +20,8 @@ from tests.simulation import Program, World, simulated
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
-    from drivers.contracts import DriverState, GenerateRequest
+    from drivers.contracts import DriverState
+    from drivers.llm.contract import GenerateRequest
     from kernel.kernel import Kernel
     from kernel.mind.dialect import Dialect
     from userland.channel import Channel

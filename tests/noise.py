@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import trio
 
-from drivers.contracts import LLMInfo, Piece
+from drivers.llm.contract import LLMInfo, Piece
 from syscalls.shapes import ChatMessage, Usage
 from tests.minds import Figures
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from drivers.contracts import DriverState, GenerateRequest
+    from drivers.contracts import DriverState
+    from drivers.llm.contract import GenerateRequest
 
 PATIENCE = 60
 """Tokens after which closing tokens are favoured, where the grammar allows them."""

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
-from drivers.contracts import LLMInfo, Piece
 from drivers.kv.contract import Held, KVStatistics, Pinned
 from drivers.kv.files import block_path
+from drivers.llm.contract import LLMInfo, Piece
 from kernel.promotion import flat
 from syscalls.errors import EAGAIN, EINVAL, EIO
 from syscalls.shapes import ChatMessage, Usage
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
     from pathlib import Path
 
-    from drivers.contracts import DriverState, GenerateRequest
+    from drivers.contracts import DriverState
     from drivers.kv.contract import PinRequest
+    from drivers.llm.contract import GenerateRequest
 
 TOKEN = 4
 BLOCK = 16

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from drivers.contracts import LLMInfo, Piece
+from drivers.llm.contract import LLMInfo, Piece
 from syscalls.errors import EIO
 from syscalls.shapes import Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from drivers.contracts import DriverState, GenerateRequest
+    from drivers.contracts import DriverState
+    from drivers.llm.contract import GenerateRequest
     from syscalls.shapes import ChatMessage
 
 BLOCK = 128

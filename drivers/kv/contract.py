@@ -95,7 +95,8 @@ class Activation(Protocol):
         """Compute or restore a beginning and keep it.
 
         Raises EINVAL (the engine keeps none, or the prompt is too long or shorter than a
-        block), EAGAIN (no room among the pinned), ENODEV, EIO.
+        block), EAGAIN (no room among the pinned, and the engine does not let go of another pin
+        by itself), ENODEV, EIO.
         """
 
     async def unpin(self, handle: str) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import mmap
 import os
 import re
 import secrets
@@ -81,14 +82,23 @@ class Files:
         """Where a block's file is. Raises ValueError for what is no block's name."""
         return block_path(self._folder, self.namespace, name)
 
-    def read(self, name: str) -> Image | None:
-        """A block, checked; None when there is none. Raises Corrupt, having removed the file."""
+    def read(self, name: str, *, mapped: bool = False) -> Image | None:
+        """A block, checked; None when there is none. Raises Corrupt, having removed the file.
+
+        ``mapped`` is for what is used at once and not kept: the pages of the file itself, with no
+        memory of our own to be filled, which is half of the time. Files are replaced and erased,
+        never changed, so what has been checked stays as it is.
+        """
         path = self.path(name)
         try:
             with path.open("rb", buffering=0) as file:
                 size = os.fstat(file.fileno()).st_size
-                data = bytearray(size if size <= MOST else 0)
-                got = _fill(file.fileno(), data)
+                data: bytearray | mmap.mmap
+                if mapped and 0 < size <= MOST:
+                    data, got = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY), size
+                else:
+                    data = bytearray(size if size <= MOST else 0)
+                    got = _fill(file.fileno(), data)
                 with contextlib.suppress(OSError):  # others may write here, we may not
                     os.utime(file.fileno())
         except FileNotFoundError:

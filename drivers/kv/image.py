@@ -9,6 +9,7 @@ what computing it cost, and a checksum over all of that and the planes.
 from __future__ import annotations
 
 import hashlib
+from mmap import mmap
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -72,7 +73,7 @@ class Image(msgspec.Struct, frozen=True):
     namespace: str
     seconds: float
     """What computing it cost."""
-    data: bytearray
+    data: bytearray | mmap
     """The bytes of its file. Nobody changes them."""
     places: dict[str, tuple[str, tuple[int, ...], int, int]]
 
@@ -115,7 +116,7 @@ def encode(name: str, namespace: str, seconds: float, planes: Mapping[str, Plane
     return Image(name, namespace, seconds, whole, _places(entries, len(pending)))
 
 
-def decode(data: bytearray, name: str, namespace: str) -> Image:
+def decode(data: bytearray | mmap, name: str, namespace: str) -> Image:
     """The block in the bytes of a file. Raises Corrupt unless it is whole and this one."""
     if len(data) < 8:
         raise Corrupt("shorter than the length of a header")

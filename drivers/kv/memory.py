@@ -141,7 +141,7 @@ class Memory:
             begun.local = local
             # Most prompts begin with nothing that was ever saved: those are no misses.
             known = names and (names[0] in self._costs or self._tiers.seems(names[0]))
-            begun.images = self._tiers.take(names, first) if known else []
+            begun.images = self._tiers.take(names, first, brief=True) if known else []
             begun.costs |= {image.name: image.seconds for image in begun.images}
         return len(begun.images) * self._block
 

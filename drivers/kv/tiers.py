@@ -72,16 +72,17 @@ class Tiers:
             self.keep(name)
         return good
 
-    def get(self, name: str, depth: int = 0) -> Image | None:
+    def get(self, name: str, depth: int = 0, *, brief: bool = False) -> Image | None:
         """A block, checked; None, counted as missed, when there is no good one.
 
         ``depth`` is its place in its prompt: of blocks worth the same, deeper ones leave first.
+        ``brief``: it goes into the engine at once, and memory need not have it as well.
         """
         with self._lock:
             if (image := self._near(name)) is not None:
                 return image
             removals = self._removals
-        image = self._read(name)
+        image = self._read(name, mapped=brief)
         with self._lock:
             if image is None or (
                 removals != self._removals and not self._files.path(name).exists()
@@ -90,13 +91,14 @@ class Tiers:
                 return None
             if name not in self._unsaved:
                 self._disk.add(name, image.size, image.seconds, depth)
-            self._admit(image, depth)
+            if not brief:
+                self._admit(image, depth)
         return image
 
-    def take(self, names: Sequence[str], depth: int = 0) -> list[Image]:
+    def take(self, names: Sequence[str], depth: int = 0, *, brief: bool = False) -> list[Image]:
         """The first blocks of ``names``, up to the first that is not there or not good.
 
-        The first of ``names`` is ``depth`` blocks into its prompt.
+        The first of ``names`` is ``depth`` blocks into its prompt. ``brief`` is that of ``get``.
         """
         known = list(takewhile(self.seems, names))
         if len(known) < len(names):
@@ -106,9 +108,11 @@ class Tiers:
         if len(known) > 1 and not all(map(self._images.__contains__, known)):
             if self._readers is None:
                 self._readers = ThreadPoolExecutor(READERS, "kv-reader")
-            found = list(self._readers.map(lambda each: self.get(each[1], each[0]), numbered))
+            found = list(
+                self._readers.map(lambda each: self.get(each[1], each[0], brief=brief), numbered)
+            )
         else:
-            found = [self.get(name, place) for place, name in numbered]
+            found = [self.get(name, place, brief=brief) for place, name in numbered]
         return [image for image in takewhile(lambda image: image is not None, found) if image]
 
     def seems(self, name: str) -> bool:
@@ -125,9 +129,9 @@ class Tiers:
             self._disk.use(name)
         return image
 
-    def _read(self, name: str) -> Image | None:
+    def _read(self, name: str, *, mapped: bool = False) -> Image | None:
         try:
-            image = self._files.read(name)
+            image = self._files.read(name, mapped=mapped)
         except Corrupt as error:
             log.warning("the block %s on disk is not used: %s", name[:12], error)
             image = None

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from drivers.contracts import LLMInfo
     from drivers.engine import Engine, Job
+    from drivers.llm.contract import LLMInfo
     from drivers.protocol import EngineSpec
 
 log = logging.getLogger("auto")

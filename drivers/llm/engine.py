@@ -14,10 +14,10 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
-from drivers.contracts import GenerateRequest, LLMInfo
 from drivers.kv.chain import Mark
 from drivers.kv.contract import PinRequest
 from drivers.llm.adapters import ADAPTER_METHODS, known, manage
+from drivers.llm.contract import GenerateRequest, LLMInfo
 from drivers.llm.flow import Flow
 from drivers.llm.model import Model, fingerprint
 from drivers.llm.pinning import Pinning, Wanted

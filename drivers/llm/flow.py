@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from drivers.contracts import Piece
+from drivers.llm.contract import Piece
 
 if TYPE_CHECKING:
     from drivers.engine import Job

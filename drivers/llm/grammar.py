@@ -18,7 +18,7 @@ from syscalls.errors import EINVAL
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from drivers.contracts import GenerateRequest
+    from drivers.llm.contract import GenerateRequest
 
 KEPT = 64
 """Compiled grammars that are remembered."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 import trio
 
-from drivers.contracts import GenerateRequest, LLMInfo, Piece
 from drivers.kv.contract import Pinned, PinRequest
+from drivers.llm.contract import GenerateRequest, LLMInfo, Piece
 from drivers.llm.shapes import (
     AdapterArguments,
     AdaptersArguments,

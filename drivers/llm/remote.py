@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx
 import msgspec
 
-from drivers.contracts import GenerateRequest, LLMInfo
+from drivers.llm.contract import GenerateRequest, LLMInfo
 from drivers.llm.flow import Flow
 from drivers.llm.pictures import blind, turns
 from drivers.llm.protocol import Chunk, Models, Served, Tokenized, complaint, refusal

@@ -12,8 +12,8 @@ from syscalls.errors import EINVAL
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from drivers.contracts import GenerateRequest
     from drivers.kv.contract import PinRequest
+    from drivers.llm.contract import GenerateRequest
     from syscalls.shapes import ChatMessage
 
 

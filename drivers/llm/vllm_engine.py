@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drivers.contracts import GenerateRequest, LLMInfo
 from drivers.kv.contract import PinRequest
 from drivers.llm.adapters import ADAPTER_METHODS, Adapters, known, manage
+from drivers.llm.contract import GenerateRequest, LLMInfo
 from drivers.llm.flow import Flow
 from drivers.llm.grammar import compiled
 from drivers.llm.model import fingerprint

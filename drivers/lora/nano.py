@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 REGRESSION = Path(__file__).parent / "regression.json"
 ROWS = 9600
 """Rows of a training where the spec does not say how many."""
-SHARES = {"own": 0.3, "strange": 0.2, "kept": 0.5}
+SHARES = {"own": 0.3, "strange": 0.15}
 FIDELITY = 4.0
 """What a token that is to stay weighs against one that is to be learnt."""
 REPEATED = 4
@@ -46,6 +46,7 @@ left out: they cost most and teach little more."""
 PATIENCE = 4
 """Rows that are looked at for one that is taken, where most are too long."""
 NOISE = 0.7
+UNCOUNTED = -100
 DISTANT = 1009
 """Between the seeds of what is made, so that none of it is made twice."""
 
@@ -98,7 +99,7 @@ class NanoRecipe:
         given = [spelled(each) for each in seeds]
         said = self._rows(given, len(given), longest=spec.longest) * REPEATED
         own = [*said, *self._rows(words, int(SHARES["own"] * total) - len(said))]
-        strange = self._rows(words.strange(), int(SHARES["strange"] * total), kept=True)
+        strange = self._rows(words.strange(), int(SHARES["strange"] * total), kept=True, counted=1)
         rest = total - len(own) - len(strange)
         base = self._rows(Generator(seed + 2, noise=NOISE), rest, kept=True, longest=LONG)
         return [*own, *strange, *base]
@@ -161,9 +162,13 @@ class NanoRecipe:
         most: int,
         *,
         kept: bool = False,
+        counted: int = 0,
         longest: int = LONGEST,
     ) -> list[Example]:
-        """The first ``most`` of a stream that are not too long, ready for ``encode``."""
+        """The first ``most`` of a stream that are not too long, ready for ``encode``.
+
+        ``counted`` tokens of the program count, 0 for all: behind a wrong call nothing is right.
+        """
         made = list[Example]()
         for example in islice(stream, PATIENCE * max(0, most)):
             if len(made) >= most:
@@ -171,7 +176,7 @@ class NanoRecipe:
             pairs = self._codec.encode([example])
             if not pairs or len(pairs[0][0]) + len(pairs[0][1]) > longest:
                 continue
-            row = _row(*pairs[0])
+            row = _row(*pairs[0], counted)
             completion = msgspec.json.encode(example.program).decode()
             self._made[example.text, completion] = row
             if kept:
@@ -205,8 +210,10 @@ class NanoRecipe:
         return logits.float(), answers
 
 
-def _row(prompt: list[int], program: list[int]) -> Row:
-    return prompt + program, [-100] * len(prompt) + program
+def _row(prompt: list[int], program: list[int], counted: int = 0) -> Row:
+    labels = program[:counted] if counted else program
+    rest = len(program) - len(labels)
+    return prompt + program, [UNCOUNTED] * len(prompt) + labels + [UNCOUNTED] * rest
 
 
 def _program(completion: str) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from drivers.contracts import GenerateRequest
+from drivers.llm.contract import GenerateRequest
 from kernel.generation import generate as generated
 from kernel.paging import fault
 from kernel.trap import Emit, handles

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from drivers.contracts import LLM
+from drivers.llm.contract import LLM
 from syscalls.calls import llm
 
 if TYPE_CHECKING:
-    from drivers.contracts import GenerateRequest
+    from drivers.llm.contract import GenerateRequest
     from kernel.mind.grammar import Surface
     from kernel.mind.prompt import Context
 

@@ -31,7 +31,8 @@ from syscalls.table import TABLE
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
-    from drivers.contracts import LLM, Clock, GenerateRequest, Piece
+    from drivers.contracts import Clock
+    from drivers.llm.contract import LLM, GenerateRequest, Piece
     from kernel.mind.dialect import Seat, Thought
     from kernel.mind.resolve import Processes
     from procs.process import Process

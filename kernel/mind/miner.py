@@ -17,7 +17,7 @@ import msgspec
 import trio
 from msgspec import Meta
 
-from drivers.contracts import GenerateRequest
+from drivers.llm.contract import GenerateRequest
 from kernel.mind.prompt import block
 from syscalls.errors import EngramError
 from syscalls.shapes import ChatMessage
@@ -26,7 +26,8 @@ from ums.consolidate import LONGEST_NAME, MENTIONS, Claimed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from drivers.contracts import LLM, Clock
+    from drivers.contracts import Clock
+    from drivers.llm.contract import LLM
 
 MOST = 8
 """Facts of one record."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from drivers.contracts import GenerateRequest
+from drivers.llm.contract import GenerateRequest
 from drivers.nano import dialect
 from kernel.mind.dialect import Thought
 from syscalls.calls import llm

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import trio
 
-from drivers.contracts import GenerateRequest
+from drivers.llm.contract import GenerateRequest
 from kernel.mind.prompt import block
 from syscalls.errors import EngramError
 from syscalls.shapes import ChatMessage
@@ -28,7 +28,8 @@ from syscalls.shapes import ChatMessage
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from drivers.contracts import LLM, Clock
+    from drivers.contracts import Clock
+    from drivers.llm.contract import LLM
     from syscalls.shapes import Record, Segment
 
 WEIGHT: dict[Segment, float] = {

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from drivers.contracts import LLM, DriverState, GenerateRequest, LLMInfo, Piece
+    from drivers.contracts import DriverState
+    from drivers.llm.contract import LLM, GenerateRequest, LLMInfo, Piece
     from drivers.llm.hosted import HostedLLM
     from syscalls.shapes import ChatMessage
 

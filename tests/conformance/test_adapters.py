@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from drivers.contracts import GenerateRequest
 from drivers.llm import make_llm
+from drivers.llm.contract import GenerateRequest
 from drivers.lora.files import digest_of, identity
 from kernel.machine import SystemClock
 from syscalls.errors import EAGAIN, EBUSY, EINVAL, EIO, ENOENT

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from drivers.contracts import GenerateRequest
 from drivers.kv.contract import PinRequest
+from drivers.llm.contract import GenerateRequest
 from drivers.llm.hosted import NoLLM
 from syscalls.errors import EAGAIN, EINVAL, ENODEV
 from syscalls.shapes import ChatMessage

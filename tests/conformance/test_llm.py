@@ -14,8 +14,8 @@ import msgspec
 import pytest
 import trio
 
-from drivers.contracts import GenerateRequest, LLMInfo, Piece
 from drivers.llm import make_llm
+from drivers.llm.contract import GenerateRequest, LLMInfo, Piece
 from drivers.llm.hosted import HostedLLM
 from syscalls.errors import EBUSY, EEXIST, EINVAL, EIO, ENODEV, ENOENT
 from syscalls.shapes import ChatMessage, Usage
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from drivers.contracts import LLM
+    from drivers.llm.contract import LLM
     from drivers.llm.hosted import NoLLM
     from tests.server import Server
 

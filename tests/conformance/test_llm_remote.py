@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 import pytest
 
-from drivers.contracts import GenerateRequest, Piece
 from drivers.engine import Job
 from drivers.kv.contract import PinRequest
+from drivers.llm.contract import GenerateRequest, Piece
 from drivers.llm.remote import OPENAI, OpenAIEngine, split
 from drivers.llm.shapes import CountArguments
 from drivers.protocol import Chunk, Done, EngineSpec, Failed, pack

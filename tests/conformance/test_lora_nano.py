@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from drivers.contracts import GenerateRequest
 from drivers.llm import make_llm
+from drivers.llm.contract import GenerateRequest
 from drivers.lora.contract import ADAPTER, Example, Report, TrainSpec
 from drivers.lora.files import digest_of, identity
 from drivers.lora.nano import regression_examples, suit
@@ -23,7 +23,7 @@ from kernel.machine import SystemClock
 from syscalls.errors import EINVAL
 
 if TYPE_CHECKING:
-    from drivers.contracts import LLM
+    from drivers.llm.contract import LLM
 
 DATA = Path(__file__).parents[1] / "data"
 BOUND = 600.0

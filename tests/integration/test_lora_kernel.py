@@ -72,7 +72,15 @@ def said(client: BlockingClient, **more: Any) -> str:
     return text
 
 
-def test_the_life_of_an_adapter(kernel: RunningKernel) -> None:
+def engram(kernel: RunningKernel, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What a command line says, in the space of the test."""
+    status = main(["--data", str(kernel.data), "--space", "home", "lora", *words])
+    out, err = capsys.readouterr()
+    assert status == 0, out + err
+    return out
+
+
+def test_the_life_of_an_adapter(kernel: RunningKernel, capsys: pytest.CaptureFixture[str]) -> None:
     home, other = work_in(kernel, "home"), work_in(kernel, "other")
     rids = told(home)
     bare = said(home)
@@ -86,8 +94,11 @@ def test_the_life_of_an_adapter(kernel: RunningKernel) -> None:
     assert taught != bare
     assert said(other) == bare, "another process is unchanged"
     assert said(home, adapter="none") == bare
-    second = train(home, rids, seed=2, learning_rate=0.05)
-    assert second.adapter.state == "live"
+    chosen = [word for rid in rids for word in ("--rid", rid)]
+    out = engram(kernel, capsys, "train", "towns", *chosen, "--steps", "8", "--rate", "0.05")
+    assert "towns@2: done" in out
+    assert "right answers" in out
+    second = home.lora.job(job="towns@2")
     anew = said(home)
     assert anew not in (taught, bare)
     assert home.lora.rollback(adapter="towns").identity == first.adapter.identity
@@ -95,6 +106,7 @@ def test_the_life_of_an_adapter(kernel: RunningKernel) -> None:
     asked = home.lora.probe(adapter="towns", limit=2)
     assert asked.identity == first.adapter.identity
     assert sorted(asked.sources) == sorted(rids)
+    _by_commands(kernel, capsys, home, taught)
 
     folder = kernel.data / "lora"
     assert len(list(folder.rglob("adapter_model.safetensors"))) == 2
@@ -110,6 +122,22 @@ def test_the_life_of_an_adapter(kernel: RunningKernel) -> None:
     _never_again(home, first.adapter.identity, second.adapter.identity)
     assert said(home) == bare
     home.close()
+
+
+def _by_commands(
+    kernel: RunningKernel, capsys: pytest.CaptureFixture[str], home: BlockingClient, taught: str
+) -> None:
+    """The same for those who type: outside a shell an adapter is for all that work there."""
+    home.lora.detach()
+    engram(kernel, capsys, "attach", "towns")
+    assert said(home) == taught
+    assert "everyone" in engram(kernel, capsys, "list")
+    assert "of 2 right" in engram(kernel, capsys, "probe", "towns", "-n", "2", "--no-record")
+    assert "done" in engram(kernel, capsys, "job", "towns")
+    engram(kernel, capsys, "detach")
+    assert said(home) != taught
+    assert "towns@2-" in engram(kernel, capsys, "rollback", "towns", "2")
+    home.lora.attach(adapter="towns")
 
 
 def _never_again(client: BlockingClient, *identities: str) -> None:
@@ -157,29 +185,3 @@ def _wait_for(client: BlockingClient, job: str, phase: str) -> None:
             return
         assert time.monotonic() < deadline, info
         time.sleep(0.1)
-
-
-def test_from_the_command_line(kernel: RunningKernel, capsys: pytest.CaptureFixture[str]) -> None:
-    def engram(*words: str) -> str:
-        status = main(["--data", str(kernel.data), "--space", "cli", *words])
-        out, err = capsys.readouterr()
-        assert status == 0, out + err
-        return out
-
-    with work_in(kernel, "cli") as home:
-        rids = told(home)
-        bare = said(home)
-        options = [word for rid in rids for word in ("--rid", rid)]
-        out = engram("lora", "train", "towns", *options, "--steps", "8", "--rate", "0.02")
-        assert "towns@1: done" in out
-        assert "right answers" in out
-        assert "towns@1" in engram("lora", "list")
-        engram("lora", "attach", "towns")
-        assert said(home) != bare, "all that work in the space"
-        assert "everyone" in engram("lora", "list")
-        assert "of 2 right" in engram("lora", "probe", "towns", "-n", "2", "--no-record")
-        engram("lora", "detach")
-        assert said(home) == bare
-        assert "done" in engram("lora", "job", "towns")
-        engram("lora", "drop", "towns")
-        assert "dropped" in engram("lora", "list", "--all")

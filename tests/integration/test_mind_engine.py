@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from drivers.contracts import GenerateRequest
+    from drivers.llm.contract import GenerateRequest
     from kernel.mind.dialect import Dialect
     from tests.minds import Sys
 

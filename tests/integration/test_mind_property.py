@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from drivers.contracts import GenerateRequest
+from drivers.llm.contract import GenerateRequest
 from drivers.nano import dialect as nano
 from kernel.mind.chat import ChatDialect
 from kernel.mind.grammar import NEVER, Surfaces, allowed, program_schema

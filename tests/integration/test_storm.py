@@ -2,21 +2,30 @@
 
 import os
 import random
+import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 import trio.testing
 
 from drivers.store.memory import MemoryStore
-from syscalls.errors import EngramError
+from syscalls.errors import ESRCH, ETIME, EngramError
 from syscalls.launch import Launch
 from syscalls.shapes import Restart, Signal
+from tests.harness import BOUND, processes_of, running
 from tests.simulation import Program, World, run_seeded, simulated
 from userland.channel import Channel
+from userland.client import BlockingClient
 
 OPERATIONS = 10_000
 SIGNALS: tuple[Signal, ...] = ("TERM", "KILL", "INT")
+SPACES = 8
+"""Descriptors of indexes that a few spaces more may have open."""
 MOST = 40
 """Processes that a shell has at one time."""
 
@@ -163,3 +172,92 @@ async def blow(storm: Storm) -> None:
         await storm.step()
         if storm.dice.random() < 0.05:
             await trio.sleep(storm.dice.random())
+
+
+AGENT = """
+async def main(agent):
+    if agent.goal == "parent":
+        child = await agent.spawn(__file__)
+        await child.link(trap=True)
+    await agent.recv()
+"""
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Wait, within a bound, until ``condition`` holds."""
+    deadline = time.monotonic() + BOUND
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def descendants(pid: int) -> list[str]:
+    """The states, Z of a zombie too, of the processes below one of the operating system."""
+    found: dict[int, tuple[int, str]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):  # it has just gone
+                state, above = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                found[int(entry.name)] = int(above), state
+    below = {pid}
+    for _ in found:  # deep enough for any tree
+        below |= {one for one, (above, _) in found.items() if above in below}
+    return [found[one][1] for one in below - {pid}]
+
+
+def test_a_storm_of_real_processes_leaves_no_descriptor_and_no_zombie(tmp_path: Path) -> None:
+    program, dice = tmp_path / "agent.py", random.Random(7)
+    program.write_text(AGENT)
+    flags = ("--embedder", "none", "--mind", "none")
+    with running(tmp_path / "data", *flags) as kernel, kernel.client() as client:
+        for name in ("first", "last"):
+            apid = client.proc.spawn(program=str(program), goal="parent", name=name).apid
+            client.proc.signal(target=apid, signal="KILL", tree=True)
+            client.proc.wait(target=apid, timeout=BOUND)
+        descriptors = len(os.listdir(f"/proc/{kernel.process.pid}/fd"))
+        living: list[int] = []
+        for _ in range(300):
+            what = dice.choice(("spawn", "spawn", "kill", "wait", "monitor", "send"))
+            if what == "spawn" and len(living) < 12:
+                goal = dice.choice(("parent", ""))
+                living.append(client.proc.spawn(program=str(program), goal=goal).apid)
+            elif living:
+                storm_on(client, what, dice, living)
+        for apid in living:
+            client.proc.signal(target=apid, signal="KILL")
+            client.proc.wait(target=apid, timeout=BOUND)
+
+        def quiet() -> bool:
+            live = [one for one in client.proc.list().processes if one.kind == "python"]
+            for one in live:  # grandchildren that init has adopted
+                with suppress(ESRCH):
+                    client.proc.signal(target=one.apid, signal="KILL")
+            return not live
+
+        eventually(quiet, "a process is left")
+        pid = kernel.process.pid
+        eventually(
+            lambda: len(os.listdir(f"/proc/{pid}/fd")) <= descriptors + SPACES,
+            "descriptors are left",
+        )
+        eventually(lambda: len(descendants(pid)) <= 2, "more than the zygote and its keeper")
+        assert "Z" not in descendants(pid)
+    assert not processes_of(kernel.data)
+
+
+def storm_on(client: BlockingClient, what: str, dice: random.Random, living: list[int]) -> None:
+    """One operation on a process that is there, or has just ended."""
+    apid = dice.choice(living)
+    if what == "kill":
+        client.proc.signal(target=apid, signal=dice.choice(SIGNALS), tree=dice.random() < 0.5)
+        client.proc.wait(target=apid, timeout=BOUND)
+        living.remove(apid)
+    elif what == "monitor":
+        client.proc.monitor(target=apid)
+    elif what == "send":
+        client.ipc.send(to=apid, body="go on")
+        client.proc.wait(target=apid, timeout=BOUND)
+        living.remove(apid)
+    else:
+        with pytest.raises(ETIME):
+            client.proc.wait(target=apid, timeout=0.0)

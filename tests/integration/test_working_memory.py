@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from drivers.contracts import LLMInfo, Piece
+from drivers.llm.contract import LLMInfo, Piece
 from kernel.counting import sized
 from syscalls.calls import llm, mem
 from syscalls.errors import EINVAL, EIO
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
-    from drivers.contracts import DriverState, GenerateRequest
+    from drivers.contracts import DriverState
+    from drivers.llm.contract import GenerateRequest
 
 
 class Counting:

@@ -158,7 +158,7 @@ def test_table_has_no_way_back() -> None:
     for event in ("accept", "refuse", "restore"):
         for state in ("stale", "dropped", "refused"):
             with pytest.raises(ECONFLICT):
-                step(state, event)  # type: ignore[arg-type]
+                step(state, event)
     assert all("dropped" not in before for before in MOVES.values())
 
 

@@ -142,7 +142,7 @@ def test_only_models_that_keep_every_token_have_blocks(tmp_path: Path) -> None:
 
 
 def test_what_does_not_mean_the_same_after_a_reboot_is_in_no_file() -> None:
-    from drivers.contracts import GenerateRequest
+    from drivers.llm.contract import GenerateRequest
 
     named = Mark(salt_of(GenerateRequest(salt="s", owner=7)))
     assert lasting(named)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivers.contracts import GenerateRequest
+from drivers.llm.contract import GenerateRequest
 from kernel.locality import BOUNDS, ENTRIES, Locality
 from syscalls.shapes import ChatMessage, Usage
 

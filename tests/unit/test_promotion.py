@@ -125,6 +125,8 @@ def test_cold_ones_go_the_sooner_the_less_they_were_used() -> None:
     assert policy.cold([seldom, often, pin], 20 * IDLE) == [seldom, often]
     assert policy.victim([often, seldom, pin], 0.0) is seldom
     assert policy.victim([pin], 0.0) is None
+    assert policy.victim([often, seldom], 0.0, newcomer=True) is None
+    assert policy.victim([often, seldom], 2 * IDLE, newcomer=True) is seldom
     assert worth(often, 0.0) > worth(often, IDLE) > worth(seldom, IDLE)
 
 

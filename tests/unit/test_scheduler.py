@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from drivers.contracts import GenerateRequest
+from drivers.llm.contract import GenerateRequest
 from kernel.fairness import LEAD, WEIGHT_OUT, make_policy, weight
 from kernel.scheduler import OVERALL, STALLED, Limits
 from kernel.schedulers import Schedulers
@@ -20,10 +20,11 @@ from tests.load import TrioClock, pieces, process, serving, whole
 from tests.virtual_model import BLOCK, VirtualLLM
 
 if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+    from kernel.fairness import Order
     from kernel.scheduler import Scheduler
     from procs.process import Process
-
-pytestmark = pytest.mark.usefixtures("autojump_clock")
 
 
 def asking(tokens: int = 100, answer: int = 10, salt: str = "s") -> GenerateRequest:
@@ -36,7 +37,7 @@ def idle(scheduler: Scheduler) -> bool:
     return left == (0, 0, 0, 0) and not any(each.running for each in figures.processes)
 
 
-async def test_no_more_than_its_slots_are_in_the_engine() -> None:
+async def test_no_more_than_its_slots_are_in_the_engine(autojump_clock: MockClock) -> None:
     llm = VirtualLLM(batch=64)
     async with serving(llm, make_policy("dlpm"), Limits(slots=5)) as scheduler:
         async with trio.open_nursery() as nursery:
@@ -56,7 +57,7 @@ async def test_no_more_than_its_slots_are_in_the_engine() -> None:
         assert all(0 < each.wait_p50 <= each.wait_p95 for each in by_process)
 
 
-async def test_what_is_told_to_observers_is_exact_in_the_end() -> None:
+async def test_what_is_told_to_observers_is_exact_in_the_end(autojump_clock: MockClock) -> None:
     llm = VirtualLLM()
     async with serving(llm, make_policy("dlpm")) as scheduler:
         told: dict[int, Usage] = {}
@@ -82,7 +83,7 @@ async def test_what_is_told_to_observers_is_exact_in_the_end() -> None:
         assert live == [1, 2, 3, 4, 5], "it is charged while it comes"
 
 
-async def test_a_full_queue_says_when_to_come_back() -> None:
+async def test_a_full_queue_says_when_to_come_back(autojump_clock: MockClock) -> None:
     llm = VirtualLLM(batch=2)
     async with serving(llm, make_policy("dlpm"), Limits(slots=1, queue=3)) as scheduler:
         async with trio.open_nursery() as nursery:
@@ -98,7 +99,7 @@ async def test_a_full_queue_says_when_to_come_back() -> None:
         assert idle(scheduler)
 
 
-async def test_all_queues_together_are_bounded_too() -> None:
+async def test_all_queues_together_are_bounded_too(autojump_clock: MockClock) -> None:
     llm = VirtualLLM(batch=2)
     async with serving(llm, make_policy("dlpm"), Limits(slots=1, queue=1)) as scheduler:
         async with trio.open_nursery() as nursery:
@@ -111,7 +112,7 @@ async def test_all_queues_together_are_bounded_too() -> None:
         assert idle(scheduler)
 
 
-async def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
+async def test_a_deadline_that_cannot_be_met_is_refused_at_once(autojump_clock: MockClock) -> None:
     llm = VirtualLLM()
     async with serving(llm, make_policy("dlpm"), Limits(slots=1)) as scheduler:
         await whole(scheduler, llm, process(10), asking(4000))
@@ -128,7 +129,9 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
         assert idle(scheduler)
 
 
-async def test_the_nearest_deadline_goes_ahead_when_it_would_be_missed() -> None:
+async def test_the_nearest_deadline_goes_ahead_when_it_would_be_missed(
+    autojump_clock: MockClock,
+) -> None:
     llm = VirtualLLM(batch=4)
     async with serving(llm, make_policy("dlpm"), Limits(slots=3)) as scheduler:
         for _ in range(3):
@@ -152,7 +155,9 @@ async def test_the_nearest_deadline_goes_ahead_when_it_would_be_missed() -> None
         assert scheduler.statistics().ahead >= 1
 
 
-async def test_a_stopped_process_keeps_what_it_began_and_others_go_on() -> None:
+async def test_a_stopped_process_keeps_what_it_began_and_others_go_on(
+    autojump_clock: MockClock,
+) -> None:
     llm = VirtualLLM(batch=2)
     limits = Limits(slots=1)
     async with serving(llm, make_policy("dlpm"), limits) as scheduler:
@@ -166,8 +171,9 @@ async def test_a_stopped_process_keeps_what_it_began_and_others_go_on() -> None:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read)
-            nursery.start_soon(whole, scheduler, llm, stopped, asking())
             await trio.sleep(0.3)
+            nursery.start_soon(whole, scheduler, llm, stopped, asking())
+            await wait_all_tasks_blocked()
             assert len(got) > 5
             scheduler.hold(stopped.apid)
             before = len(got)
@@ -183,7 +189,7 @@ async def test_a_stopped_process_keeps_what_it_began_and_others_go_on() -> None:
         assert idle(scheduler)
 
 
-async def test_what_is_new_of_a_stopped_process_waits_as_well() -> None:
+async def test_what_is_new_of_a_stopped_process_waits_as_well(autojump_clock: MockClock) -> None:
     llm = VirtualLLM()
     schedulers = Schedulers(TrioClock(), "dlpm", Limits())
     async with trio.open_nursery() as nursery:
@@ -199,7 +205,9 @@ async def test_what_is_new_of_a_stopped_process_waits_as_well() -> None:
     assert schedulers.figures(llm).waiting == 0
 
 
-async def test_one_far_ahead_is_suspended_and_goes_on_where_it_was() -> None:
+async def test_one_far_ahead_is_suspended_and_goes_on_where_it_was(
+    autojump_clock: MockClock,
+) -> None:
     llm = VirtualLLM(batch=2)
     async with serving(llm, make_policy("dlpm"), Limits(slots=2)) as scheduler:
         long = int(2 * LEAD / WEIGHT_OUT)
@@ -221,7 +229,7 @@ async def test_one_far_ahead_is_suspended_and_goes_on_where_it_was() -> None:
         assert idle(scheduler)
 
 
-async def test_a_shell_has_a_slot_when_all_are_taken() -> None:
+async def test_a_shell_has_a_slot_when_all_are_taken(autojump_clock: MockClock) -> None:
     llm = VirtualLLM(batch=1)
     async with serving(llm, make_policy("dlpm"), Limits(slots=1)) as scheduler:
         async with trio.open_nursery() as nursery:
@@ -237,7 +245,7 @@ async def test_a_shell_has_a_slot_when_all_are_taken() -> None:
         assert idle(scheduler)
 
 
-async def test_a_reader_that_does_not_read_gives_its_slot_away() -> None:
+async def test_a_reader_that_does_not_read_gives_its_slot_away(autojump_clock: MockClock) -> None:
     llm = VirtualLLM(batch=1)
     async with serving(llm, make_policy("vtc"), Limits(slots=1)) as scheduler:
         async with aclosing(pieces(scheduler, llm, process(10), asking(100, 40))) as stream:
@@ -250,7 +258,7 @@ async def test_a_reader_that_does_not_read_gives_its_slot_away() -> None:
         assert idle(scheduler)
 
 
-async def test_keys_and_values_of_what_runs_fit_into_the_engine() -> None:
+async def test_keys_and_values_of_what_runs_fit_into_the_engine(autojump_clock: MockClock) -> None:
     llm = VirtualLLM(batch=16, blocks=24)
     async with serving(llm, make_policy("dlpm")) as scheduler:
         most = 0
@@ -258,6 +266,7 @@ async def test_keys_and_values_of_what_runs_fit_into_the_engine() -> None:
             for number in range(12):
                 request = asking(1000, 20, salt=str(number))
                 nursery.start_soon(whole, scheduler, llm, process(10), request)
+            await wait_all_tasks_blocked()
             while scheduler.statistics().waiting:
                 most = max(most, scheduler.statistics().kv_used)
                 await trio.sleep(0.05)
@@ -265,7 +274,9 @@ async def test_keys_and_values_of_what_runs_fit_into_the_engine() -> None:
         assert idle(scheduler)
 
 
-async def test_the_death_of_the_engine_is_told_and_what_waits_is_served_by_the_next() -> None:
+async def test_the_death_of_the_engine_is_told_and_what_waits_is_served_by_the_next(
+    autojump_clock: MockClock,
+) -> None:
     llm = VirtualLLM(batch=2)
     async with serving(llm, make_policy("dlpm"), Limits(slots=1)) as scheduler:
         ends: list[str] = []
@@ -286,7 +297,7 @@ async def test_the_death_of_the_engine_is_told_and_what_waits_is_served_by_the_n
         assert idle(scheduler)
 
 
-async def test_what_the_engine_refused_costs_nothing() -> None:
+async def test_what_the_engine_refused_costs_nothing(autojump_clock: MockClock) -> None:
     llm = VirtualLLM()
     async with serving(llm, make_policy("vtc")) as scheduler:
         async with trio.open_nursery() as nursery:
@@ -302,7 +313,9 @@ async def test_what_the_engine_refused_costs_nothing() -> None:
         assert (figures.prompt, figures.cached, figures.completion) == (0, 0, 0)
 
 
-async def test_processes_and_sessions_that_have_ended_are_forgotten() -> None:
+async def test_processes_and_sessions_that_have_ended_are_forgotten(
+    autojump_clock: MockClock,
+) -> None:
     llm = VirtualLLM()
     async with serving(llm, make_policy("dlpm")) as scheduler:
         for number in range(5):
@@ -321,7 +334,7 @@ async def test_processes_and_sessions_that_have_ended_are_forgotten() -> None:
         assert not scheduler._queue._sessions
 
 
-async def test_nice_levels_have_their_share_of_the_tokens() -> None:
+async def test_nice_levels_have_their_share_of_the_tokens(autojump_clock: MockClock) -> None:
     llm = VirtualLLM(batch=4)
     async with serving(llm, make_policy("dlpm"), Limits(slots=4)) as scheduler:
         async with trio.open_nursery() as nursery:
@@ -333,7 +346,7 @@ async def test_nice_levels_have_their_share_of_the_tokens() -> None:
             for who in (process(10, nice=0), process(11, nice=6)):
                 for _ in range(8):
                     nursery.start_soon(work, who)
-            await trio.sleep(600)
+            await trio.sleep(150)
             nursery.cancel_scope.cancel()
         had = {each.apid: each.completion for each in scheduler.statistics().processes}
         assert had[10] / had[11] == pytest.approx(weight(0) / weight(6), rel=0.1)
@@ -341,12 +354,14 @@ async def test_nice_levels_have_their_share_of_the_tokens() -> None:
 
 @pytest.mark.parametrize("order", ["dlpm", "vtc", "fcfs", "lpm"])
 @pytest.mark.parametrize("seed", range(4))
-async def test_a_storm_leaves_nothing_behind(order: str, seed: int) -> None:
+async def test_a_storm_leaves_nothing_behind(
+    order: Order, seed: int, autojump_clock: MockClock
+) -> None:
     own = random.Random(f"{order} {seed}")
     llm = VirtualLLM(batch=own.randrange(1, 6), blocks=own.randrange(20, 60))
     limits = Limits(own.choice([0, 1, 3]), queue=20)
     ends: dict[str, int] = {}
-    async with serving(llm, make_policy(order), limits) as scheduler:  # type: ignore[arg-type]
+    async with serving(llm, make_policy(order), limits) as scheduler:
 
         async def one() -> None:
             who = process(10 + own.randrange(6), 2 + own.randrange(3), nice=own.randrange(-5, 5))
