@@ -16,9 +16,13 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from drivers.llm.contract import LLM, GenerateRequest, Piece
+    import msgspec
+
+    from drivers.contracts import DriverState
+    from drivers.llm.contract import LLM, GenerateRequest, LLMInfo, Piece
     from kernel.kernel import Kernel
     from procs.process import Process
+    from syscalls.shapes import ChatMessage
 
 
 def salt_of(process: Process) -> str:
@@ -64,3 +68,37 @@ async def generate(
                     kernel.pins.done(begun, piece.usage)
                 yield piece
                 ticket.read()
+
+
+class Background:
+    """The attached model for the kernel's own work: in init's turn, as one session among all."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    @property
+    def state(self) -> DriverState:
+        """The model's."""
+        return self._kernel.llm.state
+
+    @property
+    def info(self) -> LLMInfo | None:
+        """The model's."""
+        return self._kernel.llm.info
+
+    async def ready(self) -> LLMInfo:
+        """Wait until it can serve; raises what the model raises."""
+        return await self._kernel.llm.ready()
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
+        """Pieces of a text, when it is init's turn. Raises as ``generate`` does."""
+        kernel = self._kernel
+        return generate(kernel, kernel.init, request, kernel.llm)
+
+    async def count(self, text: str | None, messages: list[ChatMessage] | None) -> int:
+        """Tokens of a text or of messages."""
+        return await self._kernel.llm.count(text, messages)
+
+    def statistics(self) -> msgspec.Struct:
+        """The model's."""
+        return self._kernel.llm.statistics()

@@ -15,6 +15,7 @@ from drivers.contracts import Batch
 from kernel import trap
 from kernel.alarms import Alarms
 from kernel.conversations import Conversations
+from kernel.generation import Background
 from kernel.generation import generate as generated
 from kernel.nurse import Nurse
 from kernel.sessions import Sessions
@@ -202,7 +203,7 @@ class Kernel:
         """What judges records, in the background where a model is to do it."""
         from kernel.mind.policy import Judge
 
-        return Judge(lambda: self.llm, self.clock)
+        return Judge(lambda: Background(self), self.clock)
 
     @cached_property
     def student(self) -> Student:
@@ -216,7 +217,7 @@ class Kernel:
         """What has the attached model look for facts; asked at a consolidation only."""
         from kernel.mind.miner import Miner
 
-        return Miner(lambda: self.llm, self.clock)
+        return Miner(lambda: Background(self), self.clock)
 
     @cached_property
     def policy(self) -> Policy:

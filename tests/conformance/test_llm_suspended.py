@@ -66,6 +66,7 @@ def cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])
 async def test_a_suspended_generation_goes_on_where_it_was(engine: str, tmp_path: Path) -> None:
     model = tiny_llm(tmp_path / "model", context=1024)
@@ -154,5 +155,5 @@ async def it_can_be_cancelled(llm: HostedLLM) -> None:
     with trio.move_on_after(1.0) as scope:
         await read(llm, request, stop)
     assert scope.cancelled_caught
-    while await llm.running():
+    while await llm.running():  # noqa: ASYNC110 - an engine hears of it a moment later
         await trio.sleep(0.02)

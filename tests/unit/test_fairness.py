@@ -103,6 +103,8 @@ def bound(processes: int, sessions: int, before: int) -> float:
     return session + (sessions - 1) * (ceil(session / QUANTUM) + 2) * step
 
 
+Arrival = tuple[int, int, float, int, int]
+
 arrivals = st.lists(
     st.tuples(
         st.integers(1, 3),  # session
@@ -119,7 +121,7 @@ arrivals = st.lists(
 @pytest.mark.parametrize("order", ["dlpm", "vtc", "fcfs"])
 @given(events=arrivals)
 @settings(max_examples=60, deadline=None)
-def test_nobody_starves_and_nothing_is_left_waiting(order: Order, events: list[object]) -> None:
+def test_nobody_starves_and_nothing_is_left_waiting(order: Order, events: list[Arrival]) -> None:
     server = Server(make_policy(order))
     before: dict[int, int] = {}
     waiting = 0
@@ -133,7 +135,7 @@ def test_nobody_starves_and_nothing_is_left_waiting(order: Order, events: list[o
             waited = server.total - server.costs[ask.number] - server.born[ask.number]
             assert waited <= bound(3, 3, before[ask.number])
 
-    for session, process, cost, kind, served in events:  # type: ignore[misc]
+    for session, process, cost, kind, served in events:
         node = server.node(session, 10 * session + process)
         before[server.arrive(node, cost, kind).number] = len(node.asks) - 1
         waiting += 1

@@ -64,7 +64,7 @@ def test_a_plane_is_as_long_as_its_shape() -> None:
 @given(st.data())
 @settings(max_examples=300, deadline=None)
 def test_any_change_of_a_file_is_noticed(data: st.DataObject) -> None:
-    whole = image().data
+    whole = bytearray(image().data)
     kind = data.draw(st.sampled_from(("flip", "cut", "grow", "swap", "replace")))
     if kind == "flip":
         changed = bytearray(whole)
@@ -75,7 +75,7 @@ def test_any_change_of_a_file_is_noticed(data: st.DataObject) -> None:
     elif kind == "grow":
         changed = whole + data.draw(st.binary(min_size=1, max_size=40))
     elif kind == "swap":
-        changed = image(name="cd" * 32).data
+        changed = bytearray(image(name="cd" * 32).data)
     else:
         changed = bytearray(data.draw(st.binary(max_size=400)))
     try:
