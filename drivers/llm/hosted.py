@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
@@ -21,7 +22,7 @@ from drivers.llm.shapes import (
     RunningArguments,
 )
 from drivers.supervisor import Host, HostStatistics
-from syscalls.errors import ENODEV
+from syscalls.errors import ENODEV, EngramError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from drivers.life import Exchange
     from syscalls.shapes import ChatMessage
 
+FAREWELL = 5.0
+"""Seconds that a cancelled pin waits for the engine to let go of what it had kept."""
 CREDIT = 32
 """Pieces that the host may send before the reader has taken half of them."""
 
@@ -133,7 +136,13 @@ class HostedLLM:
         Raises EINVAL, EAGAIN, and EIO when the host dies.
         """
         await self.ready()
-        raw = await self._host.call("pin", request)
+        try:
+            raw = await self._host.call("pin", request)
+        except trio.Cancelled:
+            # The answer may have crossed the cancellation; then nobody knows of the pin.
+            with trio.move_on_after(FAREWELL, shield=True), contextlib.suppress(EngramError):
+                await self._host.call("unpin", HandleArguments(request.handle))
+            raise
         return msgspec.msgpack.decode(raw, type=Pinned)
 
     async def unpin(self, handle: str) -> None:
