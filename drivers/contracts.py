@@ -113,6 +113,34 @@ class StoreStatistics(msgspec.Struct, frozen=True):
     """Last sequence number given out."""
 
 
+class Frozen(Protocol):
+    """What a store held at one moment, to be read whatever is committed since.
+
+    It costs nothing to make, but what is erased meanwhile takes up room until it is closed.
+    Reading raises EAGAIN where the store could not keep it: then begin again.
+    """
+
+    def get(self, bucket: Bucket, key: bytes) -> bytes | None:
+        """As of ``Store``, and so are the others."""
+
+    def get_many(self, bucket: Bucket, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Several values."""
+
+    def scan(
+        self, bucket: Bucket, start: bytes, stop: bytes, *, limit: int = 0, reverse: bool = False
+    ) -> list[tuple[bytes, bytes]]:
+        """Items with ``start <= key < stop`` in order."""
+
+    def journal(self, stream: int, after: int, limit: int) -> list[tuple[int, bytes]]:
+        """Entries of a stream above ``after``."""
+
+    def last(self, stream: int) -> int:
+        """The stream's last sequence number."""
+
+    def close(self) -> None:
+        """Let go of it. Again is nothing."""
+
+
 class Store(Protocol):
     """Ordered maps with atomic batches and a journal. Acknowledged means on disk."""
 
@@ -143,6 +171,9 @@ class Store(Protocol):
 
     def last(self, stream: int) -> int:
         """The stream's last sequence number; 0 when it has none."""
+
+    def freeze(self) -> Frozen:
+        """What is acknowledged now, and perhaps what is about to be; to be closed soon."""
 
     def statistics(self) -> StoreStatistics:
         """Figures for ``/proc`` and metrics."""

@@ -6,6 +6,7 @@ that nothing is put before a prompt that was forgotten, taken back or dropped me
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from kernel import monitor
@@ -32,6 +33,10 @@ class Attached:
         """By APID; as it was when it was attached."""
         self._told: dict[int, list[ChatMessage]] = {}
         """The words that a process is known to have been given."""
+        self._inherited: set[int] = set()
+        """Those who have it from the process that they are a fork of."""
+        self._seen: dict[int, tuple[list[tuple[int, int]], float]] = {}
+        """How the space of a fork was when all was there, and until when that holds."""
 
     def __len__(self) -> int:
         return len(self._held)
@@ -45,7 +50,8 @@ class Attached:
         for process in dict.fromkeys((caller, target)):
             self.allow(process, prefix)
         self._held[target.apid] = prefix
-        self.tell(target.apid, prefix, self._keeping.words(prefix))
+        self._inherited.discard(target.apid)
+        self.tell(target, prefix, self.words(target, prefix))
 
     def of(self, process: Process) -> Prefix | None:
         """What is put before the generations of a process, if it still may be."""
@@ -56,7 +62,7 @@ class Attached:
         now = self._keeping.table.find(*was.place)
         if now is not None and now.created == was.created:
             try:
-                self.allow(process, now)
+                self._allow_still(process, now, was)
                 return now
             except (ENOENT, EPERM) as error:
                 why = error.message
@@ -72,11 +78,47 @@ class Attached:
         """Nothing is attached to a process any more."""
         self._held.pop(apid, None)
         self._told.pop(apid, None)
+        self._seen.pop(apid, None)
+        self._inherited.discard(apid)
 
     def fork(self, parent: int, child: int) -> None:
         """A child begins with what its parent has."""
-        if parent in self._held:
-            self._held[child] = self._held[parent]
+        held = self._held.get(parent)
+        if held is not None and parent not in self._inherited:
+            held = self._keeping.table.find(*held.place)  # what it rests on now
+        if held is not None:
+            self._held[child] = held
+            self._inherited.add(child)
+
+    def words(self, process: Process, prefix: Prefix) -> list[ChatMessage]:
+        """What is put before the generations of a process: as its own space has it.
+
+        A fork sees the records of its parent as they were, and as it has changed them itself.
+        """
+        return self._keeping.words(prefix, self._home(process, prefix))
+
+    def _home(self, process: Process, prefix: Prefix) -> int:
+        """The space through which a process sees the records of a prefix."""
+        return process.space if process.apid in self._inherited else prefix.space
+
+    def _allow_still(self, process: Process, now: Prefix, was: Prefix) -> None:
+        """Check an attachment when it is used. Raises EPERM, ENOENT."""
+        if process.apid not in self._inherited or process.space == now.space:
+            self.allow(process, now)
+            return
+        # It has what it has by its birth, as long as its own view has all that it rests on.
+        memory, clock = self._kernel.memory, self._kernel.clock.now()
+        view = memory.view(process.space)
+        state = [(layer, self._kernel.machine.store.last(layer)) for layer in view.stack.layers]
+        known = self._seen.get(process.apid)
+        if known is None or known[0] != state or clock >= known[1]:
+            ends = [view.stored(one.rid)[1].expires for one in was.sources if one.space == was.space]
+            until = min((end for end in ends if end is not None), default=inf)
+            self._seen[process.apid] = state, until
+        for one in now.rids:
+            if one.space != now.space:
+                monitor.record(self._kernel, process, one.rid, one.space, "mem.read", "read")
+                memory.view(one.space).stored(one.rid)
 
     def allow(self, process: Process, prefix: Prefix) -> None:
         """Check that a process may have before it what a prefix says. Raises EPERM, ENOENT."""
@@ -84,7 +126,7 @@ class Attached:
         if process.space == prefix.space:
             lent = memory.sharing.lent(process.apid, prefix.space)
             allowed = not lent or memory.access(process.apid, prefix.space) is not None
-        else:  # a fork has its parent's attachments, and a space of its own
+        else:  # a fork works in a space of its own
             allowed = salt_of(process) == prefix.salt
         if not allowed:
             raise EPERM(
@@ -98,11 +140,15 @@ class Attached:
                 monitor.record(self._kernel, process, one.rid, one.space, "mem.read", "read")
                 memory.view(one.space).stored(one.rid)
 
-    def tell(self, apid: int, prefix: Prefix, messages: list[ChatMessage]) -> None:
+    def tell(self, process: Process, prefix: Prefix, messages: list[ChatMessage]) -> None:
         """A process is given these words of a prefix: what comes back of them is recalled."""
+        apid = process.apid
         if prefix.rids and self._told.get(apid) != messages:
-            memory = self._kernel.memory
-            records = [memory.view(one.space).read(one.rid) for one in prefix.rids]
+            memory, home = self._kernel.memory, self._home(process, prefix)
+            records = [
+                memory.view(home if one.space == prefix.space else one.space).read(one.rid)
+                for one in prefix.rids
+            ]
             memory.echoes.hand(apid, [one.content for one in records])
             memory.handed.note(apid, records)
             self._told[apid] = messages

@@ -73,6 +73,8 @@ class Connection:
         self._drained = trio.Event()
         self._running: dict[int, trio.CancelScope | None] = {}
         """Calls in flight; those that are over in a moment cannot be cancelled: None."""
+        self._signalled: dict[int, str] = {}
+        """Calls that a signal has cancelled."""
         self._waiting = 0
         self._nursery: trio.Nursery | None = None
         self._closing = False
@@ -93,6 +95,11 @@ class Connection:
     def waiting(self) -> bool:
         """Whether the process blocks in a call (a message, a child's end, a model)."""
         return self._waiting > 0
+
+    @property
+    def cancellable(self) -> bool:
+        """Whether a call is in flight that ``cancel_calls`` would end."""
+        return any(scope is not None for scope in self._running.values())
 
     def statistics(self) -> ConnectionStatistics:
         """Figures for ``/proc``."""
@@ -122,11 +129,13 @@ class Connection:
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
 
-    def cancel_calls(self) -> None:
-        """Cancel every call in flight; each is answered with ECANCELED."""
-        for scope in self._running.values():
+    def cancel_calls(self, signal: str = "") -> None:
+        """Cancel every call in flight; each is answered with ECANCELED, which names the signal."""
+        for seq, scope in self._running.items():
             if scope is not None:
                 scope.cancel()
+                if signal:
+                    self._signalled[seq] = signal
 
     # --- in
 
@@ -229,12 +238,13 @@ class Connection:
             with scope:
                 await self._answered(begun)
                 return
-            error = ECANCELED(f"{handler.entry.name} was cancelled")
+            error = _cancelled(handler, self._signalled.get(begun.request.seq))
         except Exception as raised:  # noqa: BLE001 - becomes a typed reply, and a log line if a bug
             error = raised
         finally:
             self._waiting -= handler.waits
             del self._running[begun.request.seq]
+            self._signalled.pop(begun.request.seq, None)
         self._fail(begun.request, handler, error, begun.began)
 
     async def _answered(self, begun: Begun) -> None:
@@ -321,3 +331,8 @@ class Connection:
 
     def _note(self, level: Any, text: str) -> None:
         self._kernel.log(level, f"apid {self.process.apid}", text)
+
+
+def _cancelled(handler: Handler, signal: str | None) -> ECANCELED:
+    what = f"{handler.entry.name} was cancelled"
+    return ECANCELED(f"{what} by {signal}", signal=signal) if signal else ECANCELED(what)

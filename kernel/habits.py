@@ -72,9 +72,10 @@ class Habits:
         prefix = self._pins.attached.of(caller) if attach else None
         words = ""
         if prefix is not None:
-            messages = self._pins.keeping.words(prefix)
-            self._pins.attached.tell(caller.apid, prefix, messages)
-            begun.begins, words = [prefix], flat(messages)
+            messages = self._pins.attached.words(caller, prefix)
+            self._pins.attached.tell(caller, prefix, messages)
+            if (prefix.salt, prefix.adapter) == (request.salt, request.adapter):
+                begun.begins, words = [prefix], flat(messages)
             if request.prompt is not None:
                 request.prompt = "\n\n".join([*(one.content for one in messages), request.prompt])
             else:
@@ -95,7 +96,8 @@ class Habits:
                     covered, longest = len(text), row
         if longest is not None:
             begun.begins = [*begun.begins, longest]
-        if self._kernel.settings.promote == "on" and not begun.adapter:
+        wanted = self._kernel.settings.promote == "on" and not begun.adapter
+        if wanted and self._pins.keeping.keeps:
             now = self._kernel.clock.now()
             begun.wish = self.policy.saw(begun.apid, begun.messages, covered, now)
 
@@ -111,7 +113,7 @@ class Habits:
             used.at = self._kernel.clock.now()
             used.hits += bool(cached)
             used.saved += prefix.kept[0].prefill * cached / prefix.tokens
-        if begun.wish is not None and self._pins.keeping.keeps and len(self._wishes) < WISHES:
+        if begun.wish is not None and len(self._wishes) < WISHES:
             self._wishes.append(begun)
             self._pins.keeping.nudge()
 

@@ -129,12 +129,17 @@ class Keeping:
 
     # --- words
 
-    def words(self, prefix: Prefix) -> list[ChatMessage]:
-        """What a prefix says now. Raises ENOENT where a record cannot be read any more."""
+    def words(self, prefix: Prefix, home: int = 0) -> list[ChatMessage]:
+        """What a prefix says now; ``home`` is the space to see its own records through, if not
+        its own. Raises ENOENT where a record cannot be read any more.
+        """
         if not prefix.rendered:
             return prefix.messages
-        view = self._kernel.memory.view
-        said = [view(one.space).read(one.rid).content for one in prefix.rids]
+        view, own = self._kernel.memory.view, prefix.space
+        said = [
+            view(home if home and one.space == own else one.space).read(one.rid).content
+            for one in prefix.rids
+        ]
         return [ChatMessage("system", block(SHOWN_AS, said, UNBOUNDED))]
 
     # --- computing

@@ -19,6 +19,7 @@ from kernel.generation import Background
 from kernel.generation import generate as generated
 from kernel.nurse import Nurse
 from kernel.sessions import Sessions
+from kernel.signals import Signals
 from kernel.ties import Ties
 from kernel.tools import Tools
 from kernel.trace import Trace
@@ -124,6 +125,7 @@ class Kernel:
         self.tools = Tools(self)
         self.traces = Traces(self.memory, settings.tool_failures)
         self.sessions = Sessions(self)
+        self.signals = Signals(self)
         self.shutdown = trio.Event()
         self._space_lock = trio.Lock()
         self.ties = Ties(self)
@@ -160,7 +162,7 @@ class Kernel:
             await self.supervision.stop()
         await self.nurse.stop()
         for process in self.processes.live():
-            self.signal_session(process, "TERM")
+            self.sessions.signal(process, "TERM")
 
     @cached_property
     def supervision(self) -> Init:
@@ -321,16 +323,6 @@ class Kernel:
         await self.memory.sharing.withdraw(apid)
         await self.mailboxes.drop(apid)
 
-    def signal_session(self, process: Process, signal: str) -> None:
-        """A session is no child of ours: what ends it is closing its connection."""
-        connection = self.connections.get(process.apid)
-        if connection is None:
-            return
-        if signal in ("TERM", "KILL"):
-            connection.close()
-        elif signal == "INT":
-            connection.cancel_calls()
-
     def process_info(self, process: Process, *, rss: bool) -> ProcessInfo:
         """One process as it is shown; ``rss`` measures its memory."""
         connection = self.connections.get(process.apid)
@@ -359,6 +351,7 @@ class Kernel:
             exit=process.exit,
             supervisor=process.supervisor,
             restarts=process.restarts,
+            group=process.group,
         )
 
     async def own_space(self, process: Process) -> int:
@@ -377,6 +370,7 @@ class Kernel:
         arguments = msgspec.msgpack.encode(call)
         ok, reply = False, b""
         try:
+            await self.signals.going(caller)
             value = await trap.execute(self, caller, call)
             ok, reply = True, msgspec.msgpack.encode(value)
             return value

@@ -20,7 +20,6 @@ from kernel.connection import Connection
 from kernel.declared import agreed
 from kernel.output import OutputRing
 from procs.process import Born
-from procs.signals import deliver
 from syscalls.capability import CapSet, intersect, narrow
 from syscalls.errors import EDQUOT, EINVAL, EPERM, ESRCH
 from syscalls.launch import DECLARED, Launch
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from kernel.kernel import Kernel
+    from kernel.signals import Birth
     from procs.launcher import ChildProcess
     from procs.process import Process
     from syscalls.calls import proc
@@ -86,12 +86,13 @@ class Nurse:
         self._kernel = kernel
         self._watched: dict[int, Watched] = {}
         self._ended: deque[int] = deque()
-        self._nursery: trio.Nursery | None = None
+        self.nursery: trio.Nursery | None = None
+        """Of the tasks that watch; ladders too."""
         self._stopping = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold the tasks that watch; ``stop`` comes before the cancellation."""
-        async with trio.open_nursery() as self._nursery:
+        async with trio.open_nursery() as self.nursery:
             task_status.started()
             await trio.sleep_forever()
 
@@ -112,6 +113,12 @@ class Nurse:
         self, parent: Process, call: proc.Spawn, incarnation: Incarnation | None = None
     ) -> int:
         """Start a process for ``parent``. Raises ENOENT, EPERM, EDQUOT, EINVAL."""
+        with self._kernel.signals.birth(parent, call) as birth:
+            return await self._spawn(parent, call, incarnation, birth)
+
+    async def _spawn(
+        self, parent: Process, call: proc.Spawn, incarnation: Incarnation | None, birth: Birth
+    ) -> int:
         kernel = self._kernel
         if self._stopping:
             raise ESRCH("the system is shutting down")
@@ -133,8 +140,10 @@ class Nurse:
                 caps=caps,
                 quota=quota,
                 nice=call.nice,
+                group=call.group,
             ),
         )
+        birth.child = process
         if incarnation is not None:
             incarnation.born(process)
         try:
@@ -190,8 +199,8 @@ class Nurse:
         connection = Connection(kernel, process, ours)
         kernel.connections[process.apid] = connection
         kernel.processes.started(process)
-        assert self._nursery is not None
-        self._nursery.start_soon(self._watch, process, connection, watched, out_read)
+        assert self.nursery is not None
+        self.nursery.start_soon(self._watch, process, connection, watched, out_read)
 
     async def _watch(
         self, process: Process, connection: Connection, watched: Watched, out_read: int
@@ -229,24 +238,22 @@ class Nurse:
             raise ESRCH(f"no output of a process {apid} is kept")
         return watched.output
 
+    def written(self, apid: int) -> int:
+        """Bytes that a process has written so far; 0 where they are not kept."""
+        watched = self._watched.get(apid)
+        return 0 if watched is None else watched.output.end
+
+    def child(self, process: Process) -> ChildProcess | None:
+        """The process of the operating system; None before it runs and after."""
+        watched = self._watched.get(process.apid)
+        return None if watched is None else watched.child
+
     async def signal(
         self, process: Process, name: Signal, sender: Process, *, grace: float | None = None
     ) -> None:
-        """Deliver a signal; TERM and INT begin the ladder that ends in KILL after ``grace``
-        seconds (default: the setting)."""
-        kernel = self._kernel
-        kernel.log("debug", "signal", f"apid {sender.apid} sends {name} to apid {process.apid}")
-        if process.kind == "session":
-            kernel.signal_session(process, name)
-            return
-        watched = self._watched.get(process.apid)
-        if watched is None or watched.child is None:  # it has ended, or is being started
-            return
-        assert self._nursery is not None
-        await deliver(
-            kernel.processes, process, watched.child, name,
-            grace=kernel.settings.grace if grace is None else grace, nursery=self._nursery,
-        )  # fmt: skip
+        """Deliver a signal; TERM begins the ladder that ends in KILL after ``grace`` seconds
+        (default: the setting)."""
+        self._kernel.signals.send(process, name, sender, grace)
 
     async def limit(self, caller: Process, process: Process, quota: Quota) -> Quota:
         """Put limits in force; those of the operating system too, where it runs already."""

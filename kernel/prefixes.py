@@ -84,7 +84,7 @@ class Pins:
     def shown_to(self, caller: Process) -> list[ChatMessage]:
         """What is put before the generations of a process."""
         prefix = self.attached.of(caller)
-        return [] if prefix is None else self.keeping.words(prefix)
+        return [] if prefix is None else self.attached.words(caller, prefix)
 
     def done(self, begun: Begun, usage: Usage) -> None:
         """A generation has ended."""

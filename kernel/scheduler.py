@@ -47,7 +47,7 @@ SHORT = 5.0
 """Seconds: a request whose deadline is no farther off counts as interactive."""
 TICK = 0.1
 """Seconds between two looks at deadlines and readers, while somebody waits."""
-AHEAD = 0.15
+AHEAD = 0.05
 """Seconds of computing prompts that the engine is given at once: what comes next, a shell's
 question above all, waits for no more than these."""
 STALLED = 0.5

@@ -125,6 +125,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = ""
     seed: Annotated[int, _doc("seed of the kernel's randomness; 0 takes a new one")] = 0
     grace: Annotated[float, _doc("seconds between TERM and KILL", ge=0.0, le=600.0)] = 3.0
+    session_timeout: Annotated[
+        float,
+        _doc("seconds a detached session is kept without a running job; 0 for ever", ge=0.0),
+    ] = 0.0
     search_deadline: Annotated[
         float,
         _doc("seconds a search waits for the embedder before it answers without", ge=0.0, le=600.0),
@@ -148,6 +152,19 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agent_kv: Annotated[
         int, _doc("bytes of keys and values that the pinned prefixes of a space may take", ge=0)
     ] = 2 << 30
+    user_tokens: Annotated[
+        int, _doc("tokens that models compute for one user (docs/processes.md); 0 for any", ge=0)
+    ] = 0
+    user_tokens_per: Annotated[
+        float, _doc("seconds in which a user's tokens come back, evenly; 0 for never", ge=0.0)
+    ] = 0.0
+    user_records: Annotated[int, _doc("records of one user; 0 for any", ge=0)] = 0
+    user_bytes: Annotated[
+        int, _doc("stored bytes of one user, originals included; 0 for any", ge=0)
+    ] = 0
+    user_kv: Annotated[
+        int, _doc("bytes of pinned keys and values of one user; 0 for any", ge=0)
+    ] = 0
     promote: Annotated[
         Literal["on", "off"],
         _doc(
@@ -211,7 +228,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     runtime: Annotated[
         str, _doc("module that runs Python agents; loaded once, before the first spawn")
     ] = "userland.runtime"
-
 
     def options(self) -> dict[str, Any]:
         """``engine_options`` by their names; whole numbers are numbers."""

@@ -76,6 +76,8 @@ def _settle(birth: Birth) -> None:
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     prctl(PR_SET_DUMPABLE, 0)
     _default_signals()
+    if launch.kind != "exec":
+        _ignored_signals()
     os.dup2(birth.output, 1)
     os.dup2(birth.output, 2)
     set_name(launch.name or os.path.basename(launch.program))
@@ -107,6 +109,12 @@ def _default_signals() -> None:
         with suppress(OSError, ValueError):  # real-time signals that libc keeps for itself
             signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _ignored_signals() -> None:
+    """What the runtime ignores as long as the agent does not listen: not for a moment its end."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def limits(quota: Quota, tasks: int) -> list[tuple[int, int]]:

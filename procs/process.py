@@ -15,6 +15,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import msgspec
@@ -22,7 +23,7 @@ import trio
 
 from syscalls.capability import CapSet
 from syscalls.errors import EINVAL
-from syscalls.shapes import Exit, ProcessInfo, ProcKind, ProcState, Quota
+from syscalls.shapes import Exit, Grouping, ProcessInfo, ProcKind, ProcState, Quota, Signal
 
 TRANSITIONS: dict[ProcState, frozenset[ProcState]] = {
     "NEW": frozenset({"READY", "RUNNING", "ZOMBIE"}),
@@ -101,6 +102,8 @@ class Born:
     goal: str = ""
     nice: int = 0
     space: int = 0
+    group: Grouping | None = None
+    """Whether it leads a new process group; None for what is usual, see ``ProcessTable.create``."""
 
 
 @dataclass(slots=True, eq=False)
@@ -142,6 +145,12 @@ class Process:
     ended: trio.Event = field(default_factory=trio.Event)
     claims: int = 0
     """Waits of the parent for this very process."""
+    group: int = 0
+    """APID of the leader of its process group."""
+    catches: frozenset[Signal] = frozenset()
+    """The signals that it handles itself, as it says."""
+    interrupted: float = -inf
+    """When it last got INT, by the monotonic clock."""
     ending: bool = False
     """Whether it was asked to end and KILL will follow; see ``signals.deliver``."""
 

@@ -3,8 +3,8 @@
     TERM or INT ── grace ──> KILL          KILL at once          STOP, CONT, USR1, USR2 as such
 
 A signal goes to the process group, so that what an agent started gets it as well. Python
-agents meet TERM and INT as signals too: the runtime cancels ``main``. Sessions are no
-children of ours; the kernel, which holds their connection, decides what a signal to one is.
+agents meet TERM and INT as signals too: the runtime cancels ``main``. What else a signal is,
+to calls in flight and to generations, ``kernel/signals.py`` decides.
 """
 
 import signal as os_signal
@@ -46,7 +46,7 @@ async def terminate(child: ChildProcess, grace: float, signum: int = NUMBERS["TE
     return await child.wait()
 
 
-async def deliver(
+def deliver(
     table: ProcessTable,
     process: Process,
     child: ChildProcess,

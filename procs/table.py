@@ -63,6 +63,8 @@ class ProcessTable:
         self._waiters: dict[int, deque[_Waiter]] = {}
         self._created = self._ended = self._waits = 0
         self._watchers: list[Callable[[Process], None]] = []
+        self.resumed = trio.Event()
+        """Set and replaced when a stopped process goes on."""
 
     async def open(self) -> list[Exit]:
         """Read the past, reserve numbers; before anything else.
@@ -81,6 +83,8 @@ class ProcessTable:
 
     def create(self, parent: Process | None, born: Born) -> Process:
         """A new process in state NEW; without a parent it is init, APID 1.
+
+        It leads a new process group, unless its parent is an agent: then it is in that one's.
 
         Raises ESRCH (the parent has ended), EAGAIN (see ``Numbers.take``).
         """
@@ -104,6 +108,7 @@ class ProcessTable:
             nice=born.nice,
             created=self._clock.now(),
             space=born.space,
+            group=apid if parent is None else _group(parent, apid, born),
         )
         self._processes[apid] = process
         self._named.setdefault(born.name, {})[apid] = process
@@ -236,6 +241,8 @@ class ProcessTable:
         """It goes on after a stop. Nothing otherwise."""
         if process.state == "STOPPED":
             process.move("RUNNING" if process.calls else "READY")
+            self.resumed.set()
+            self.resumed = trio.Event()
 
     # --- ends
 
@@ -423,3 +430,9 @@ class ProcessTable:
             self._waits -= 1
         assert scope.cancelled_caught
         raise ETIME(f"{what} within {timeout:g} s")
+
+
+def _group(parent: Process, apid: int, born: Born) -> int:
+    """The process group of a new process."""
+    usual = "inherit" if parent.kind in ("python", "exec") else "new"
+    return parent.group if (born.group or usual) == "inherit" else apid

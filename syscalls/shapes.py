@@ -23,6 +23,7 @@ ProcState = Literal["NEW", "READY", "RUNNING", "WAITING", "STOPPED", "ZOMBIE"]
 ProcKind = Literal["init", "session", "python", "exec"]
 Restart = Literal["permanent", "transient", "temporary"]
 Ended = Literal["normal", "exit", "exception", "signal", "killed", "linked", "lost"]
+Grouping = Literal["new", "inherit"]
 Steering = Literal["status", "reload", "start", "stop"]
 """What can be done with what init runs."""
 Access = Literal["read", "write"]
@@ -30,6 +31,13 @@ Paging = Literal["off", "auto"]
 Task = Literal["merge", "cool", "archive", "forget"]
 """What keeps a space small: see ``mem.tidy``."""
 Level = Literal["debug", "info", "warning", "error"]
+Flow = Literal["tokens", "prompt", "cached", "completion", "calls"]
+"""What is used up, and can be given anew with time."""
+Metered = Literal[
+    "tokens", "prompt", "cached", "completion", "calls", "records", "bytes", "kv", "inflight",
+    "children", "life",
+]  # fmt: skip
+"""What can have a soft limit; all but ``life`` is counted for whole subtrees and users."""
 
 Apid = Annotated[int, Meta(ge=1, description="agent process id, never reused")]
 Rid = Annotated[
@@ -53,7 +61,11 @@ class Shape(msgspec.Struct, omit_defaults=True):
 
 
 class Quota(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True):
-    """Limits of one process. None means the kernel's default."""
+    """Limits of a process. None means the kernel's default, and no limit where it has none.
+
+    ``memory``, ``files`` and ``mailbox`` are for the process alone. Any other limit that is not
+    the kernel's default binds the process and all that descend from it, together.
+    """
 
     memory: Annotated[int, Meta(ge=16 << 20)] | None = None
     """Bytes of private writable memory (RLIMIT_DATA)."""
@@ -69,6 +81,74 @@ class Quota(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froz
     """Records in the space."""
     kv: Annotated[int, Meta(ge=0)] | None = None
     """Bytes of keys and values that the pinned prefixes of the space may take."""
+    bytes: Annotated[int, Meta(ge=0)] | None = None
+    """Stored bytes: of records as they are encoded, and of originals."""
+    tokens: Annotated[int, Meta(ge=0)] | None = None
+    """Tokens that models compute: of prompts without those that were cached, of completions."""
+    prompt: Annotated[int, Meta(ge=0)] | None = None
+    """Tokens of prompts, the cached ones too."""
+    cached: Annotated[int, Meta(ge=0)] | None = None
+    """Tokens of prompts that were cached."""
+    completion: Annotated[int, Meta(ge=0)] | None = None
+    """Tokens of completions."""
+    calls: Annotated[int, Meta(ge=0)] | None = None
+    """Syscalls."""
+    life: Seconds | None = None
+    """Seconds from its start until it is ended, and what descends from it."""
+    per: dict[Flow, Seconds] = {}
+    """Seconds in which what is used up comes back, evenly; without an entry, or 0: never."""
+    soft: dict[Metered, Annotated[float, Meta(ge=0)]] = {}
+    """Above these a process and its parent are warned: a message of type ``quota``."""
+
+
+class Allowance(Shape, omit_defaults=False):
+    """One limit and what is used of it."""
+
+    quota: Metered
+    used: float
+    hard: float | None = None
+    soft: float | None = None
+    per: float = 0.0
+    """Seconds in which all of it comes back; 0 for never."""
+    refills: float = 0.0
+    """Seconds until nothing of it is used any more, where it comes back."""
+
+
+class AccountInfo(Shape, omit_defaults=False):
+    """What a process has used, or a process with all that descends from it, or a user."""
+
+    whose: str
+    """``process 12``, ``subtree of 12``, ``user 1000``."""
+    apid: int = 0
+    """0 for a user."""
+    name: str = ""
+    prompt: int = 0
+    """Tokens of prompts; ``cached`` of them were not computed again."""
+    cached: int = 0
+    completion: int = 0
+    tokens: int = 0
+    """``prompt`` without ``cached``, and ``completion``."""
+    calls: int = 0
+    """Syscalls made; this and the tokens stay counted when a process has ended."""
+    records: int = 0
+    """Records in its spaces now."""
+    bytes: int = 0
+    """Stored bytes now: of those records, and of originals."""
+    kv: int = 0
+    """Bytes of the prefixes that are pinned in its spaces now."""
+    inflight: int = 0
+    children: int = 0
+    life: float = 0.0
+    """Seconds since it began; 0 for a user."""
+    limits: list[Allowance] = []
+    """Those that bind it as a whole."""
+
+
+class QuotaWarning(Shape, omit_defaults=False):
+    """Body of a message of type ``quota``, from init: a soft limit was passed."""
+
+    whose: str
+    allowance: Allowance
 
 
 class Cause(Shape):
@@ -128,6 +208,8 @@ class ProcessInfo(Shape, omit_defaults=False):
     """What starts it again when it ends; see ``proc.supervise``."""
     restarts: int = 0
     """How often that happened since boot."""
+    group: int = 0
+    """APID of its group's leader: a job is a group."""
 
 
 class Output(Shape):
@@ -459,7 +541,7 @@ class TraceLine(Shape):
 
 
 class SessionInfo(Shape, omit_defaults=False):
-    """One attached shell or client."""
+    """One shell or client, or what a shell has left behind to come back to."""
 
     session: int
     """Its APID."""
@@ -471,6 +553,16 @@ class SessionInfo(Shape, omit_defaults=False):
     attached: bool
     jobs: list[int]
     """APIDs it spawned that are still alive."""
+    detached: float = 0.0
+    """When its terminal left it, in seconds since the epoch; 0 while it is attached."""
+
+
+class JobInfo(Shape, omit_defaults=False):
+    """What a session has started, as it is found by who attaches to it."""
+
+    process: ProcessInfo
+    since: int
+    """Offset in its output at which the last terminal left."""
 
 
 class DriverInfo(Shape, omit_defaults=False):

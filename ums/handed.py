@@ -58,6 +58,16 @@ class Handed:
             )
         )
 
+    def fork(self, parent: int, child: int, was: int, now: int) -> None:
+        """A fork has in its hands what its parent has: of the space ``was`` it has a view, ``now``.
+
+        What it pins of that rests on the records as it has them itself.
+        """
+        known = self._given.get(parent)
+        if known:
+            moved = ((one, Source(one.rid, now) if one.space == was else one, h) for one, h in known)
+            self._given[child] = OrderedDict.fromkeys((place, head) for _, place, head in moved)
+
     def drop(self, apid: int) -> None:
         """Nothing is known of a process any more."""
         self._given.pop(apid, None)

@@ -36,6 +36,7 @@ from syscalls.shapes import (
 )
 from syscalls.table import Call
 from userland.channel import Channel, Stream
+from userland.dispositions import Dispositions, Handler
 from userland.tools import Offer, Offers
 
 Prompt = str | list[ChatMessage]
@@ -57,9 +58,15 @@ class Proc:
         ended: Exit = await self._agent.call(proc.Wait(target=self.apid, timeout=timeout))
         return ended
 
-    async def signal(self, name: Signal = "TERM", *, tree: bool = False) -> None:
-        """Send it a signal; with ``tree`` its descendants too. Raises EPERM, ESRCH."""
-        await self._agent.call(proc.SignalCall(target=self.apid, signal=name, tree=tree))
+    async def signal(
+        self, name: Signal = "TERM", *, tree: bool = False, group: bool = False
+    ) -> None:
+        """Send it a signal; with ``tree`` its descendants too, with ``group`` all of its group.
+
+        Raises EPERM, ESRCH.
+        """
+        call = proc.SignalCall(target=self.apid, signal=name, tree=tree, group=group)
+        await self._agent.call(call)
 
     async def info(self) -> ProcessInfo:
         """What the kernel knows of it. Raises ESRCH."""
@@ -104,6 +111,7 @@ class Agent:
         self.ipc, self.llm, self.mem = channel.ipc, channel.llm, channel.mem
         self.kv, self.lora, self.tool = channel.kv, channel.lora, channel.tool
         self.proc, self.sys = channel.proc, channel.sys
+        self.dispositions = Dispositions(channel)
         self.offers = Offers(self)
 
     async def call(self, call: Call) -> Any:
@@ -256,6 +264,14 @@ class Agent:
         """Declare what a fork, or this agent when it is restored, is to begin with."""
         await self.call(proc.Declare(state=state))
         self.state = state
+
+    def on(self, name: Signal, handler: Handler | None) -> None:
+        """Have a function, or an async one, called with the name of a signal that comes.
+
+        TERM: to clean up, then the agent ends. INT: instead of having calls cancelled. USR1,
+        USR2, CONT: as they come. None takes the handler away. Raises EINVAL (KILL, STOP).
+        """
+        self.dispositions.on(name, handler)
 
     async def signals(self) -> AsyncIterator[Signal]:
         """USR1 and USR2 as they come, without end. Until this is asked for they do nothing."""

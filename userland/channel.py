@@ -150,6 +150,13 @@ class Channel(AsyncStubs):
         finally:
             self._open.pop(waiting.seq, None)
 
+    def post(self, call: Call) -> None:
+        """Send a call and do not wait: its reply is dropped when it comes. Raises Disconnected.
+
+        The kernel has heard of it before any call that is made later.
+        """
+        self._open.pop(self._start(call).seq)
+
     def stream(self, call: Call) -> "Stream":
         """Make a call that streams; iterate with ``async for`` over the result."""
         return Stream(self, call)

@@ -22,7 +22,7 @@ from syscalls.calls.proc import ListCall
 from syscalls.calls.sys import Info
 from syscalls.errors import EngramError
 from userland.bin.boot import alive, running, start_kernel
-from userland.bin.interactive import run_shell
+from userland.bin.interactive import make_shell, run_shell
 from userland.context import Context
 from userland.screen import PlainScreen, Rows, Screen
 from userland.shell.shell import Shell
@@ -307,6 +307,6 @@ def _shell(context: Context, screen: Screen) -> int:
         found, process = start_kernel(context.data, [])
         process.returncode = 0  # it outlives this program: nobody here will wait for it
         screen.line(f"\nYour own system: kernel {found.pid} serves {found.data}.")
-    status = run_shell(context, context.space, None, False)
+    status = run_shell(make_shell(context, context.space, None), context, None, False)
     screen.line(f"The kernel goes on; `engram --data {context.data} halt` stops it.")
     return status

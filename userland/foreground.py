@@ -1,12 +1,13 @@
 """A process in the foreground: its output here, and the terminal's signals to it.
 
-While one is attended, Ctrl-C does not interrupt this program: it sends INT to the process,
-and KILL when pressed again. Ctrl-Z (where there is job control) sends STOP and gives the
-terminal back; the process stays where it is.
+While one is attended, Ctrl-C does not interrupt this program: it sends INT to the process
+and its group, and KILL when pressed again within a few seconds. Ctrl-Z (where there is job
+control) sends STOP and gives the terminal back; the processes stay where they are.
 """
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -16,6 +17,9 @@ from syscalls.calls.proc import OutputCall, SignalCall, Wait
 from syscalls.shapes import Exit, Output
 from syscalls.shapes import Signal as SignalName
 from userland.client import BlockingClient
+
+INSIST = 5.0
+"""Seconds within which a second Ctrl-C means that the first was not enough."""
 
 
 class Left(NamedTuple):
@@ -33,13 +37,14 @@ class _Keys:
     def __init__(self, client: BlockingClient, apid: int) -> None:
         self._client = client
         self._apid = apid
-        self._interrupts = 0
+        self._interrupted = 0.0
         self.stopped = False
 
     def interrupt(self, number: int, at: FrameType | None) -> None:
         """Ctrl-C."""
-        self._interrupts += 1
-        self._send("INT" if self._interrupts == 1 else "KILL")
+        before, self._interrupted = self._interrupted, time.monotonic()
+        again = before and self._interrupted - before < INSIST
+        self._send("KILL" if again else "INT")
 
     def stop(self, number: int, at: FrameType | None) -> None:
         """Ctrl-Z."""
@@ -48,7 +53,7 @@ class _Keys:
 
     def _send(self, name: SignalName) -> None:
         # Only ever runs while the main program waits for bytes, so frames do not interleave.
-        self._client.post(SignalCall(target=self._apid, signal=name))
+        self._client.post(SignalCall(target=self._apid, signal=name, group=True))
 
 
 def attend(
@@ -78,6 +83,16 @@ def attend(
     if not ended:
         return Left(None, shown)
     return Left(client.call(Wait(target=apid)), shown)
+
+
+def show_since(
+    client: BlockingClient, write: Callable[[bytes], None], apid: int, since: int
+) -> int:
+    """Pass what a process wrote from an offset on to ``write``; the offset where that ends."""
+    piece: Output = client.call(OutputCall(target=apid, since=since))
+    if piece.data:
+        write(missing(since, piece) + piece.data)
+    return piece.at + len(piece.data)
 
 
 def missing(shown: int, piece: Output) -> bytes:

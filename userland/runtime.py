@@ -11,7 +11,9 @@ What ends an agent:
     main returns             status 0, reason "returned", the value it returned
     main raises              status 1, reason "exception ValueError: ...", traceback on stderr
     sys.exit(n)              status n
-    TERM or INT              main is cancelled and may clean up; status 128 + n
+    TERM, or INT outside     main is cancelled and may clean up; status 128 + n
+      a call
+    INT in a call            the call raises ECANCELED; where nothing catches it: status 130
     the kernel goes away     at once, without clean-up: nobody would hear of it
 """
 
@@ -35,15 +37,16 @@ import msgspec
 import trio
 
 from syscalls.calls.proc import ExitCall
-from syscalls.errors import EINVAL, ENOENT, EPERM, EngramError
+from syscalls.errors import ECANCELED, EINVAL, ENOENT, EPERM, EngramError
 from syscalls.launch import DECLARED, Launch, Resolved, Wants
+from syscalls.shapes import Signal
 from userland.agent import Agent
 from userland.channel import Channel
+from userland.dispositions import NUMBERS
 from userland.place import Disconnected
 
 AGENTS = "userland.agents"
 ORPHANED = 128 + signal.SIGHUP
-ENDING: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)
 LONGEST_REASON = 2000
 
 _BARE = re.compile(r"[A-Za-z_]\w*")
@@ -161,7 +164,7 @@ def _module_file(module: str, cwd: str) -> Path | None:
 def main(channel_fd: int, launch: Launch) -> int:
     """Run a Python agent on its descriptor; returns the exit status.
 
-    USR1 and USR2 do nothing until the agent listens (``agent.signals``).
+    USR1 and USR2 do nothing until the agent listens (``agent.on``, ``agent.signals``).
     """
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
@@ -191,11 +194,11 @@ async def _live(channel_fd: int, launch: Launch) -> int:
 
 
 async def _run(agent: Agent, launch: Launch, nursery: trio.Nursery) -> Ending:
-    """Run ``main`` until it ends or a signal ends it."""
-    asked: list[signal.Signals] = []
+    """Run ``main`` until it ends, or a signal or one's handler ends it."""
+    signals = agent.dispositions
     with trio.CancelScope() as life:
         try:
-            await nursery.start(_obey, life, asked)
+            await nursery.start(signals.obey, life)
             return Ending(0, "returned", await load(launch.program)(agent))
         except SystemExit as leaving:
             return _left(leaving)
@@ -209,7 +212,14 @@ async def _run(agent: Agent, launch: Launch, nursery: trio.Nursery) -> Ending:
             return _failed(rest)
         except Exception as error:  # noqa: BLE001 - whatever an agent raises is how it ended
             return _failed(error)
-    return Ending(128 + asked[0], f"signal {asked[0].name.removeprefix('SIG')}")
+    if signals.failure is not None:
+        return _failed(signals.failure)
+    assert signals.ending is not None, "nothing else cancels it"
+    return _signalled(signals.ending)
+
+
+def _signalled(name: Signal) -> Ending:
+    return Ending(128 + NUMBERS[name], f"signal {name}")
 
 
 def load(program: str) -> Main:
@@ -251,6 +261,8 @@ def _left(leaving: SystemExit) -> Ending:
 
 def _failed(error: BaseException) -> Ending:
     """What an exception out of ``main`` means. A group of one is that one."""
+    if _interrupted(error):
+        return _signalled("INT")
     only = error
     while isinstance(only, BaseExceptionGroup) and len(only.exceptions) == 1:
         only = only.exceptions[0]
@@ -263,6 +275,13 @@ def _failed(error: BaseException) -> Ending:
     if isinstance(only, EngramError):
         text = str(only)
     return Ending(1, f"exception {text}"[:LONGEST_REASON])
+
+
+def _interrupted(error: BaseException) -> bool:
+    """Whether it is nothing but calls that INT has cancelled."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_interrupted, error.exceptions))
+    return isinstance(error, ECANCELED) and error.detail.get("signal") == "INT"
 
 
 async def _say(channel: Channel, ending: Ending) -> None:
@@ -282,20 +301,6 @@ async def _say(channel: Channel, ending: Ending) -> None:
     except (EINVAL, TypeError, ValueError, OverflowError, RecursionError) as error:
         print(f"the value of main cannot be kept: {error}", file=sys.stderr, flush=True)
         await channel.call(ExitCall(status=ending.status, reason=ending.reason))
-
-
-async def _obey(
-    life: trio.CancelScope,
-    asked: list[signal.Signals],
-    *,
-    task_status: trio.TaskStatus[None],
-) -> None:
-    """Cancel ``life`` when a signal asks for the end."""
-    with trio.open_signal_receiver(*ENDING) as signals:
-        task_status.started()
-        async for number in signals:
-            asked.append(signal.Signals(number))
-            life.cancel()
 
 
 async def _end_with_kernel(channel: Channel, attached: trio.CancelScope) -> None:

@@ -41,6 +41,7 @@ class _BlockingProc:
         space: int | str | None = ...,
         cwd: str = ...,
         env: builtins.dict[str, str] = ...,
+        group: syscalls.shapes.Grouping | None = ...,
     ) -> syscalls.calls.proc.Spawned: ...
     def fork(
         self,
@@ -74,6 +75,7 @@ class _BlockingProc:
         target: int | str,
         signal: syscalls.shapes.Signal = ...,
         tree: bool = ...,
+        group: bool = ...,
     ) -> syscalls.table.Empty: ...
     def info(
         self,
@@ -146,6 +148,11 @@ class _BlockingProc:
         self,
         *,
         state: Any = ...,
+    ) -> syscalls.table.Empty: ...
+    def catch(
+        self,
+        *,
+        signals: builtins.list[syscalls.shapes.Signal] = ...,
     ) -> syscalls.table.Empty: ...
     def ready(self) -> syscalls.table.Empty: ...
     def supervise(
@@ -741,9 +748,22 @@ class _BlockingSys:
         *,
         name: str | None = ...,
         space: int | str | None = ...,
+        keep: bool | None = ...,
     ) -> syscalls.shapes.SessionInfo: ...
     def sessions(self) -> syscalls.calls.sys.Sessions: ...
     def shutdown(self) -> syscalls.table.Empty: ...
+    def attach(
+        self,
+        *,
+        session: int | str,
+        take: bool = ...,
+    ) -> syscalls.calls.sys.Attached: ...
+    def detach(
+        self,
+        *,
+        session: int | str | None = ...,
+        end: bool = ...,
+    ) -> syscalls.table.Empty: ...
     def ls(
         self,
         *,
@@ -780,6 +800,7 @@ class _AsyncProc:
         space: int | str | None = ...,
         cwd: str = ...,
         env: builtins.dict[str, str] = ...,
+        group: syscalls.shapes.Grouping | None = ...,
     ) -> syscalls.calls.proc.Spawned: ...
     async def fork(
         self,
@@ -813,6 +834,7 @@ class _AsyncProc:
         target: int | str,
         signal: syscalls.shapes.Signal = ...,
         tree: bool = ...,
+        group: bool = ...,
     ) -> syscalls.table.Empty: ...
     async def info(
         self,
@@ -885,6 +907,11 @@ class _AsyncProc:
         self,
         *,
         state: Any = ...,
+    ) -> syscalls.table.Empty: ...
+    async def catch(
+        self,
+        *,
+        signals: builtins.list[syscalls.shapes.Signal] = ...,
     ) -> syscalls.table.Empty: ...
     async def ready(self) -> syscalls.table.Empty: ...
     async def supervise(
@@ -1480,9 +1507,22 @@ class _AsyncSys:
         *,
         name: str | None = ...,
         space: int | str | None = ...,
+        keep: bool | None = ...,
     ) -> syscalls.shapes.SessionInfo: ...
     async def sessions(self) -> syscalls.calls.sys.Sessions: ...
     async def shutdown(self) -> syscalls.table.Empty: ...
+    async def attach(
+        self,
+        *,
+        session: int | str,
+        take: bool = ...,
+    ) -> syscalls.calls.sys.Attached: ...
+    async def detach(
+        self,
+        *,
+        session: int | str | None = ...,
+        end: bool = ...,
+    ) -> syscalls.table.Empty: ...
     async def ls(
         self,
         *,

@@ -56,7 +56,9 @@ FINISHED = {"stop": "stop", "length": "length"}
 class VLLMEngine:
     """``generate``, ``count``, ``running``, those of adapters, and those of ``VLLMPins``.
 
-    Options: ``dtype``, ``context`` (tokens), ``batch`` (sequences), ``kv_bytes``,
+    Options: ``dtype``, ``context`` (tokens), ``batch`` (sequences),
+    ``prefill_chunk`` (tokens of one prompt that a step computes: fewer, and others wait less),
+    ``kv_bytes``,
     ``gpu_memory`` (part of a GPU's memory, 0 to 1), ``adapters`` (at once; 0 for none),
     ``adapter_rank`` (the highest); and those of ``VLLMPins``.
     """
@@ -144,6 +146,8 @@ class VLLMEngine:
             if "kv_bytes" in options:
                 where["kv_cache_memory_bytes"] = int(options["kv_bytes"])
         where |= lora_arguments(options, folder)
+        if chunk := int(options.get("prefill_chunk", 0)):
+            where["long_prefill_token_threshold"] = chunk
         where |= self._pins.arguments()
         return LLMEngine.from_engine_args(
             EngineArgs(

@@ -28,11 +28,11 @@ import outcome
 import trio
 
 from drivers.contracts import Batch, Bucket, Mismatch, StoreStatistics
+from drivers.store import reading
 from drivers.store.changes import (
     BUCKETS,
     FORMAT,
     FORMAT_KEY,
-    MAX_STREAM,
     Changes,
     Read,
     check,
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from drivers.contracts import Offload
+    from drivers.contracts import Frozen, Offload
 
 log = logging.getLogger(__name__)
 
@@ -207,6 +207,7 @@ class LmdbStore(trio.abc.AsyncResource):
         self._max_map_size = max(map_size, max_map_size)
         self._group = GroupCommit(self._write)
         self._closed = False
+        self._frozen: set[reading.LmdbFrozen] = set()
         self._pace = 0.01
         """Seconds of a commit lately, weighted towards the last ones; slow until it is known."""
         self._commits = self._batches = self._mismatches = 0
@@ -305,6 +306,8 @@ class LmdbStore(trio.abc.AsyncResource):
                 if self._map_size * 2 > self._max_map_size:
                     raise
                 # On the loop, where no read is under way; the writer has aborted.
+                for frozen in list(self._frozen):
+                    frozen.end()
                 self._map_size *= 2
                 self._env.set_mapsize(self._map_size)
                 log.info("store: map grown to %d bytes", self._map_size)
@@ -351,63 +354,38 @@ class LmdbStore(trio.abc.AsyncResource):
         self, bucket: Bucket, start: bytes, stop: bytes, *, limit: int = 0, reverse: bool = False
     ) -> list[tuple[bytes, bytes]]:
         """See ``Store.scan``."""
-        if start >= stop:
-            return []
-        found: list[tuple[bytes, bytes]] = []
         try:
             with self._env.begin() as txn:
-                cursor = txn.cursor(self._buckets[bucket])
-                if reverse:
-                    there = cursor.prev() if cursor.set_range(stop) else cursor.last()
-                    for item in cursor.iterprev() if there else ():
-                        if item[0] < start:
-                            break
-                        found.append(item)
-                        if len(found) == limit:
-                            break
-                else:
-                    there = cursor.set_range(start) if start else cursor.first()
-                    for item in cursor.iternext() if there else ():
-                        if item[0] >= stop:
-                            break
-                        found.append(item)
-                        if len(found) == limit:
-                            break
+                db = self._buckets[bucket]
+                return reading.scan(txn, db, start, stop, limit, reverse=reverse)
         except lmdb.Error as error:
             raise _eio(error) from error
-        return found
 
     def journal(self, stream: int, after: int, limit: int) -> list[tuple[int, bytes]]:
         """See ``Store.journal``; ``limit`` 0 means all."""
-        found: list[tuple[int, bytes]] = []
-        if after >= MAX_STREAM:
-            return found
-        prefix = stream.to_bytes(8, "big")
         try:
             with self._env.begin() as txn:
-                cursor = txn.cursor(self._entries)
-                there = cursor.set_range(journal_key(stream, after + 1))
-                for key, payload in cursor.iternext() if there else ():
-                    if not key.startswith(prefix):
-                        break
-                    found.append((int.from_bytes(key[8:], "big"), payload))
-                    if len(found) == limit:
-                        break
+                return reading.journal(txn, self._entries, stream, after, limit)
         except lmdb.Error as error:
             raise _eio(error) from error
-        return found
 
     def last(self, stream: int) -> int:
         """See ``Store.last``."""
         try:
             with self._env.begin() as txn:
-                cursor = txn.cursor(self._entries)
-                beyond = stream < MAX_STREAM and cursor.set_range(journal_key(stream + 1, 0))
-                there = cursor.prev() if beyond else cursor.last()
-                key = cursor.key() if there else b""
+                return reading.last(txn, self._entries, stream)
         except lmdb.Error as error:
             raise _eio(error) from error
-        return int.from_bytes(key[8:], "big") if key[:8] == stream.to_bytes(8, "big") else 0
+
+    def freeze(self) -> Frozen:
+        """See ``Store.freeze``."""
+        try:
+            txn = self._env.begin()
+        except lmdb.Error as error:
+            raise _eio(error) from error
+        frozen = reading.LmdbFrozen(txn, self._buckets, self._entries, self._frozen.discard)
+        self._frozen.add(frozen)
+        return frozen
 
     def statistics(self) -> StoreStatistics:
         """See ``Store.statistics``."""
@@ -428,4 +406,6 @@ class LmdbStore(trio.abc.AsyncResource):
             await self._group.drain()
         if self._writer is not None:
             self._writer.stop()
+        for frozen in list(self._frozen):
+            frozen.close()
         self._env.close()

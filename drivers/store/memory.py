@@ -96,6 +96,20 @@ class MemoryStore(trio.abc.AsyncResource):
         entries = self._journal.get(stream)
         return entries[-1][0] if entries else 0
 
+    def freeze(self) -> MemoryStore:
+        """See ``Store.freeze``: a copy, which is never committed to."""
+        copy = MemoryStore()
+        for bucket, found in self._maps.items():
+            copy._maps[bucket].values = dict(found.values)
+            copy._maps[bucket].keys = list(found.keys)
+        copy._journal = {stream: list(entries) for stream, entries in self._journal.items()}
+        copy._seq = self._seq
+        return copy
+
+    def close(self) -> None:
+        """See ``Frozen.close``."""
+        self._closed = True
+
     def statistics(self) -> StoreStatistics:
         """See ``Store.statistics``."""
         values = (item for found in self._maps.values() for item in found.values.items())

@@ -84,16 +84,19 @@ async def wait(kernel: Kernel, caller: Process, call: proc.Wait) -> Exit:
 
 
 @handles(proc.SignalCall)
-async def signal(kernel: Kernel, caller: Process, call: proc.SignalCall) -> Empty:
-    """Send a signal, and with ``tree`` to the descendants first."""
+def signal(kernel: Kernel, caller: Process, call: proc.SignalCall) -> Empty:
+    """Send a signal, and with ``tree`` or ``group`` to more than one, descendants first."""
     process = monitor.target(kernel, caller, call.target, "proc.signal")
     if process.kind == "init":
         raise EPERM("init takes no signals", hint="`engram halt` stops the system")
-    victims = [process]
-    if call.tree:
-        victims += kernel.processes.descendants(process.apid)
-    for victim in reversed(victims):
-        await kernel.nurse.signal(victim, call.signal, caller)
+    kernel.signals.send_all(caller, call, process)
+    return Empty()
+
+
+@handles(proc.Catch)
+def catch(_kernel: Kernel, caller: Process, call: proc.Catch) -> Empty:
+    """Remember which signals the caller handles itself."""
+    caller.catches = frozenset(call.signals)
     return Empty()
 
 

@@ -113,11 +113,15 @@ async def alarm(kernel: Kernel, caller: Process, call: sys.Alarm) -> Empty:
 
 @handles(sys.Session)
 async def session(kernel: Kernel, caller: Process, call: sys.Session) -> SessionInfo:
-    """Name the session and choose its space."""
+    """Name the session, choose its space, and say whether it outlives its connection."""
     if caller.kind != "session":
         raise EINVAL("only a session can be named; an agent belongs to one")
     if call.name is not None:
+        if call.keep or kernel.sessions.is_kept(caller):
+            kernel.sessions.free(caller, call.name)
         kernel.processes.rename(caller, call.name)
+    if call.keep is not None:
+        kernel.sessions.keep(caller, on=call.keep)
     if call.space is not None:
         space = await monitor.adopt_space(kernel, caller, call.space)
         monitor.borrow(kernel, caller, space)
@@ -128,8 +132,23 @@ async def session(kernel: Kernel, caller: Process, call: sys.Session) -> Session
 
 @handles(sys.SessionsCall)
 def sessions(kernel: Kernel, _caller: Process, _call: sys.SessionsCall) -> sys.Sessions:
-    """The attached sessions."""
+    """The sessions."""
     return sys.Sessions(sessions=kernel.sessions.list())
+
+
+@handles(sys.Attach)
+def attach(kernel: Kernel, caller: Process, call: sys.Attach) -> sys.Attached:
+    """Give the caller's connection to a kept session."""
+    if caller.kind != "session":
+        raise EINVAL("only a session attaches to another")
+    return kernel.sessions.attach(caller, call)
+
+
+@handles(sys.Detach)
+def detach(kernel: Kernel, caller: Process, call: sys.Detach) -> Empty:
+    """Have a kept session go on without its terminal, or end it."""
+    kernel.sessions.detach(caller, call)
+    return Empty()
 
 
 @handles(sys.Shutdown)

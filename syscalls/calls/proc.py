@@ -5,9 +5,11 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from syscalls.shapes import (
+    AccountInfo,
     Apid,
     ChatMessage,
     Exit,
+    Grouping,
     Output,
     ProcessInfo,
     Quota,
@@ -39,7 +41,9 @@ class Spawn(Call, kw_only=True):
     an example agent, or an executable, which finds its descriptor as fd 3. ``caps`` (default:
     the standard set) and ``quota`` never exceed the caller's. ``space`` names a space to use
     as its own: the caller's, one shared with it for writing, or a new name; without it the
-    child gets a new private one. Raises ENOENT, EPERM, EDQUOT, EINVAL.
+    child gets a new private one. ``group``: what a session or init starts leads a new process
+    group, any other child is in its parent's, unless this says otherwise. Raises ENOENT, EPERM,
+    EDQUOT, EINVAL.
     """
 
     program: Program
@@ -53,6 +57,7 @@ class Spawn(Call, kw_only=True):
     space: SpaceRef | None = None
     cwd: str = ""
     env: dict[str, str] = {}
+    group: Grouping | None = None
 
 
 @syscall(2, "proc.fork", reply=Spawned)
@@ -103,14 +108,17 @@ class Wait(Call, kw_only=True):
 class SignalCall(Call, kw_only=True):
     """Send a signal: TERM, KILL, INT, STOP, CONT, USR1 or USR2.
 
-    TERM and INT ask a process to end, and become KILL after the grace period; STOP suspends
-    it and CONT resumes it. With ``tree`` its descendants get it too. Without an object in
-    the capability: the caller's descendants. Raises ESRCH, EPERM.
+    TERM asks a process to end, and becomes KILL after the grace period. INT cancels the calls
+    that it waits in; one that waits in none is asked to end. STOP suspends it, its generations
+    too, and CONT resumes it. With ``tree`` its descendants get it too, with ``group`` all of its
+    process group that the caller may signal. Without an object in the capability: the caller's
+    descendants. Raises ESRCH, EPERM.
     """
 
     target: Target
     signal: Signal = "TERM"
     tree: bool = False
+    group: bool = False
 
 
 @syscall(7, "proc.info", reply=ProcessInfo)
@@ -144,10 +152,15 @@ class NiceCall(Call, kw_only=True):
 
 @syscall(10, "proc.limit", reply=Quota)
 class Limit(Call, kw_only=True):
-    """Set some limits of a descendant (or lower one's own); returns those in force."""
+    """Set some limits of a descendant (or lower one's own); returns those in force.
+
+    With ``user``, a user id, those of all that this user's sessions do, in place of the settings
+    and for good; this needs the capability for every process. Raises ESRCH, EPERM, EINVAL.
+    """
 
     target: Target | None = None
     quota: Quota = Quota()
+    user: Annotated[int, Meta(ge=0)] | None = None
 
 
 @syscall(11, "proc.link")
@@ -232,3 +245,35 @@ class Declare(Call, kw_only=True):
     """
 
     state: Any = None
+
+
+@syscall(18, "proc.catch", capability="proc.exit")
+class Catch(Call, kw_only=True):
+    """Say which signals the caller handles itself: INT then cancels none of its calls.
+
+    The list replaces the one before.
+    """
+
+    signals: list[Signal] = []
+
+
+class Accounts(Shape):
+    """Accounts; ``tree`` and ``user`` count the process too."""
+
+    process: AccountInfo
+    tree: AccountInfo
+    user: AccountInfo
+    all: list[AccountInfo] = []
+    """With ``all``: of each live process that the caller may list, in order of the APIDs."""
+
+
+@syscall(19, "proc.usage", reply=Accounts, capability="proc.info")
+class UsageCall(Call, kw_only=True):
+    """What a process, all that descends from it, and its user have used, and their limits.
+
+    Without ``target``: the caller. The user's limits bind all of its sessions together. Raises
+    ESRCH, EPERM.
+    """
+
+    target: Target | None = None
+    all: bool = False

@@ -6,12 +6,14 @@ from msgspec import Meta
 
 from syscalls.shapes import (
     DriverInfo,
+    JobInfo,
     Level,
     LogLine,
     Seconds,
     SessionInfo,
     Shape,
     SpaceRef,
+    Target,
     TraceLine,
 )
 from syscalls.table import Call, syscall
@@ -117,10 +119,23 @@ class Alarm(Call, kw_only=True):
 
 @syscall(166, "sys.session", reply=SessionInfo)
 class Session(Call, kw_only=True):
-    """Name the caller's session and choose its space; returns the session. Shells only."""
+    """Name the caller's session and choose its space; returns the session. Shells only.
+
+    With ``keep`` it outlives its connection: its jobs go on, and ``sys.attach`` comes back to
+    it. It needs a name that no other kept session has. Raises EEXIST, EINVAL, EPERM.
+    """
 
     name: Annotated[str, Meta(max_length=200)] | None = None
     space: SpaceRef | None = None
+    keep: bool | None = None
+
+
+class Attached(Shape):
+    """The session that was attached to."""
+
+    session: SessionInfo
+    jobs: list[JobInfo] = []
+    """Also those that have ended and were not reaped."""
 
 
 class Sessions(Shape):
@@ -131,9 +146,34 @@ class Sessions(Shape):
 
 @syscall(167, "sys.sessions", reply=Sessions)
 class SessionsCall(Call, kw_only=True):
-    """List the attached sessions."""
+    """List the sessions: the attached ones, and those that are kept without a terminal."""
 
 
 @syscall(168, "sys.shutdown", destructive=True)
 class Shutdown(Call, kw_only=True):
     """End every process in order, flush, and stop the kernel."""
+
+
+@syscall(169, "sys.attach", reply=Attached)
+class Attach(Call, kw_only=True):
+    """Go on with a kept session on this connection: its space, its jobs, its mailbox.
+
+    The caller's own session ends. One that has a terminal is only ``take``n from it when asked.
+    Raises ESRCH, EBUSY (attached; or the caller has jobs or other calls), EPERM (another
+    user's), EINVAL (not kept).
+    """
+
+    session: Target
+    take: bool = False
+
+
+@syscall(170, "sys.detach")
+class Detach(Call, kw_only=True):
+    """Close a kept session's connection and keep the session; without ``session`` the caller's.
+
+    With ``end`` the session ends, and what it has started gets TERM. Raises ESRCH, EPERM
+    (another user's), EINVAL (not kept).
+    """
+
+    session: Target | None = None
+    end: bool = False

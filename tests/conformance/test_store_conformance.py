@@ -12,7 +12,7 @@ from drivers.contracts import Batch, Mismatch, Store
 from drivers.store.changes import BUCKETS
 from drivers.store.lmdb import open_store
 from drivers.store.memory import MemoryStore
-from syscalls.errors import EIO
+from syscalls.errors import EAGAIN, EIO
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -248,3 +248,31 @@ async def test_a_closed_store_takes_nothing(opener: Opener, tmp_path: Path) -> N
             await store.commit(Batch(puts=[("records", b"a", b"")]))
         assert caught.value.detail["driver"] == "store"
         await store.aclose()
+
+
+async def test_what_is_frozen_does_not_change(store: Store) -> None:
+    before = Batch(puts=[("records", b"a", b"1"), ("mail", b"b", b"2")], journal=[(7, b"x")])
+    (seq,) = await store.commit(before)
+    frozen = store.freeze()
+    await store.commit(
+        Batch(
+            puts=[("records", b"a", b"changed"), ("records", b"c", b"3")],
+            deletes=[("mail", b"b")],
+            journal=[(7, b"y")],
+        )
+    )
+    assert frozen.scan("records", b"\0", b"\xff") == [(b"a", b"1")]
+    assert frozen.get_many("mail", [b"b", b"c"]) == [b"2", None]
+    assert (frozen.last(7), frozen.journal(7, 0, 0)) == (seq, [(seq, b"x")])
+    assert store.get("records", b"a") == b"changed"
+    frozen.close()
+    frozen.close()
+
+
+async def test_a_store_that_grows_ends_what_is_frozen(tmp_path: Path) -> None:
+    async with await open_store(tmp_path / "store", map_size=1 << 20) as store:
+        frozen = store.freeze()
+        await store.commit(Batch(puts=[("blobs", b"k", b"v" * (4 << 20))]))
+        with pytest.raises(EAGAIN):
+            frozen.get("blobs", b"k")
+        assert store.freeze().get("blobs", b"k") is not None  # closed with the store

@@ -209,7 +209,7 @@ class Bench:
         return process
 
     async def send(self, process: Process, agent: Agent, name: Signal, grace: float = 60) -> None:
-        await deliver(self.table, process, agent.child, name, grace=grace, nursery=self.nursery)
+        deliver(self.table, process, agent.child, name, grace=grace, nursery=self.nursery)
 
 
 def stopped(pid: int) -> bool:

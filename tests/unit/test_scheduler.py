@@ -393,4 +393,4 @@ async def test_a_storm_leaves_nothing_behind(
             for apid in range(10, 16):
                 scheduler.release(apid)
         assert idle(scheduler)
-        assert sum(ends.values()) == 250 and ends["done"] > 50
+        assert sum(ends.values()) == 250 and ends["done"] > 10

@@ -2,8 +2,12 @@
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
-from userland.context import Context
+from userland.context import Context, reference
+
+if TYPE_CHECKING:
+    from userland.shell.shell import Shell
 
 
 def shell_arguments(parser: argparse.ArgumentParser) -> None:
@@ -11,6 +15,7 @@ def shell_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", dest="line", help="run this line and end with its status")
     parser.add_argument("-e", dest="stop", action="store_true", help="stop at the first error")
     parser.add_argument("--space", help="the space to work in; default one of its own")
+    parser.add_argument("--name", help="keep the session under this name when the terminal goes")
     parser.add_argument(
         "-y", "--yes", action="store_true", help="do not ask before an intent destroys something"
     )
@@ -19,13 +24,31 @@ def shell_arguments(parser: argparse.ArgumentParser) -> None:
 def shell(context: Context, options: argparse.Namespace) -> int:
     """At a terminal: prompt. Else run the lines of the standard input."""
     context.yes = context.yes or options.yes
-    return run_shell(context, options.space or context.space, options.line, options.stop)
+    made = make_shell(context, options.space or context.space, options.name)
+    return run_shell(made, context, options.line, options.stop)
 
 
-def run_shell(context: Context, space: str | None, line: str | None, stop: bool) -> int:
-    """Make a shell on the context's data directory and give it the terminal."""
+def attach_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which, and from whom."""
+    parser.add_argument("--take", action="store_true", help="also from the terminal that has it")
+    parser.add_argument("-c", dest="line", help="run this line and end with its status")
+    parser.add_argument("session", help="name or number, as `engram sessions` shows it")
+
+
+def attach(context: Context, options: argparse.Namespace) -> int:
+    """Go on with a session: its space, its jobs, and what these wrote meanwhile."""
+    made = make_shell(context, None, None)
+    try:
+        made.resume(reference(options.session), take=options.take)
+    except BaseException:
+        made.close()
+        raise
+    return run_shell(made, context, options.line, stop=False)
+
+
+def make_shell(context: Context, space: str | None, name: str | None) -> "Shell":
+    """A shell on the context's data directory."""
     from userland.screen import PlainScreen, Screen
-    from userland.shell.repl import interactive, lines_of_stdin, script
     from userland.shell.shell import Shell
 
     screen: Screen = PlainScreen()
@@ -33,7 +56,15 @@ def run_shell(context: Context, space: str | None, line: str | None, stop: bool)
         from userland.shell.rich_screen import RichScreen
 
         screen = RichScreen()
-    made = Shell(context.data, space=space, json=context.json, screen=screen, yes=context.yes)
+    return Shell(
+        context.data, space=space, name=name, json=context.json, screen=screen, yes=context.yes
+    )
+
+
+def run_shell(made: "Shell", context: Context, line: str | None, stop: bool) -> int:
+    """Give a shell the terminal."""
+    from userland.shell.repl import interactive, lines_of_stdin, script
+
     try:
         made.attach()
         if line is not None:

@@ -147,7 +147,7 @@ def show_processes(context: Context, found: Processes, *, long: bool = False) ->
 
 
 PS_COLUMNS = ("apid", "name", "state", "pid", "parent", "space", "calls", "mail", "rss", "program")
-LONG_COLUMNS = (*PS_COLUMNS[:-1], "kind", "nice", "session", "started", "program")
+LONG_COLUMNS = (*PS_COLUMNS[:-1], "kind", "nice", "session", "group", "started", "program")
 
 
 def ps_row(one: ProcessInfo, *, long: bool = False) -> list[object]:
@@ -157,7 +157,7 @@ def ps_row(one: ProcessInfo, *, long: bool = False) -> list[object]:
     row: list[object] = [one.apid, one.name or "-", short(state, 40), one.pid or "-"]
     row += [one.parent or "-", one.space or "-", one.calls, one.mailbox, resident]
     if long:
-        row += [one.kind, one.nice, one.session, clock(one.created)]
+        row += [one.kind, one.nice, one.session, one.group, clock(one.created)]
     return [*row, short(one.program or "-", 48)]
 
 
@@ -176,6 +176,7 @@ def kill_arguments(parser: argparse.ArgumentParser) -> None:
     """Signal and targets."""
     parser.add_argument("-s", "--signal", default="TERM", type=_signal, metavar="SIG")
     parser.add_argument("--tree", action="store_true", help="its descendants too")
+    parser.add_argument("--group", action="store_true", help="its whole process group (job)")
     parser.add_argument("targets", nargs="+", metavar="TARGET", help="APID or name")
 
 
@@ -189,8 +190,14 @@ def _signal(text: str) -> str:
 def kill(context: Context, options: argparse.Namespace) -> int:
     """Send a signal to each."""
     for target in options.targets:
-        call = SignalCall(target=reference(target), signal=options.signal, tree=options.tree)
-        context.client.call(call)
+        context.client.call(
+            SignalCall(
+                target=reference(target),
+                signal=options.signal,
+                tree=options.tree,
+                group=options.group,
+            )
+        )
     context.value({"signal": options.signal, "targets": options.targets})
     return 0
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 
-from syscalls.calls.sys import Info, SessionsCall, Stats, StatsCall, SystemInfo
+from syscalls.calls.sys import Detach, Info, SessionsCall, Stats, StatsCall, SystemInfo
 from syscalls.errors import EINVAL, EIO, ETIME
 from syscalls.shapes import DriverInfo
 from syscalls.table import TABLE
 from userland.commands import closest
-from userland.context import Context
+from userland.context import Context, reference
 from userland.screen import clock, duration, json_line, short
 
 
@@ -84,19 +84,34 @@ def sessions_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def sessions(context: Context, options: argparse.Namespace) -> int:
-    """The attached sessions."""
+    """The sessions, attached and detached."""
     found = context.client.call(SessionsCall())
     context.table(
         found,
-        ["session", "name", "uid", "pid", "space", "started", "jobs"],
+        ["session", "name", "state", "uid", "pid", "space", "started", "jobs"],
         [
             [
-                *(one.session, one.name, one.uid, one.pid, one.space, clock(one.started)),
+                *(one.session, one.name, "attached" if one.attached else "detached"),
+                *(one.uid, one.pid or "-", one.space, clock(one.started)),
                 " ".join(map(str, one.jobs)) or "-",
             ]
             for one in found.sessions
         ],
     )
+    return 0
+
+
+def detach_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which, and whether it ends."""
+    parser.add_argument("--end", action="store_true", help="end the session and all its jobs")
+    parser.add_argument("session", help="name or number of a session that is kept")
+
+
+def detach(context: Context, options: argparse.Namespace) -> int:
+    """Take the terminal from a session, which goes on; or end it."""
+    context.client.call(Detach(session=reference(options.session), end=options.end))
+    state = "ended" if options.end else "detached"
+    context.value({"session": options.session, "state": state}, f"{options.session} is {state}")
     return 0
 
 

@@ -90,7 +90,7 @@ class Jobs:
 
     def go_on(self, client: BlockingClient, job: Job) -> None:
         """Resume a stopped job."""
-        client.call(SignalCall(target=job.apid, signal="CONT"))
+        client.call(SignalCall(target=job.apid, signal="CONT", group=True))
         job.state = "running"
 
 

@@ -43,6 +43,8 @@ def interactive(shell: Shell) -> int:
             break
     if len(shell.jobs):
         shell.screen.line(f"{len(shell.jobs)} jobs go on; `engram ps` lists them")
+    if shell.name is not None:
+        shell.screen.line(f"detached; `engram attach {shell.name}` comes back")
     return 0
 
 

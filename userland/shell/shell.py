@@ -5,11 +5,11 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from syscalls.calls.sys import Session
+from syscalls.calls.sys import Attach, Attached, Session
 from syscalls.errors import EINVAL, ENODEV, ENOENT, ENOSYS, ESRCH, EngramError
 from syscalls.shapes import SessionInfo
 from userland.bin.process import STOPPED, how
@@ -25,11 +25,11 @@ from userland.commands import (
     typo,
 )
 from userland.context import Context, reference
-from userland.foreground import attend
+from userland.foreground import attend, show_since
 from userland.intent import Words, follow
 from userland.place import Disconnected, NotRunning
 from userland.screen import PlainScreen, Screen, error_object, exit_code, json_line
-from userland.shell.jobs import Job, Jobs
+from userland.shell.jobs import Job, Jobs, JobState
 
 INTERRUPTED = 130
 
@@ -53,14 +53,19 @@ class Shell:
         data: Path,
         *,
         space: str | None = None,
+        name: str | None = None,
         json: bool = False,
         screen: Screen | None = None,
         yes: bool = False,
     ) -> None:
-        """``yes``: do not ask before a destructive call of an intent."""
+        """``name``: that of a session which is kept when the terminal goes; without one it ends.
+
+        ``yes``: do not ask before a destructive call of an intent.
+        """
         self.screen: Screen = screen or PlainScreen()
         self.jobs = Jobs()
         self.session: SessionInfo | None = None
+        self.name = name
         self._space = space
         self._line = ""
         self._last = 0
@@ -83,12 +88,41 @@ class Shell:
         """Make this shell's session, where it has none. Raises NotRunning, ENOENT, EPERM."""
         if self.session is None:
             space = None if self._space is None else reference(self._space)
-            call = Session(name=f"shell-{os.getpid()}", space=space)
+            keep = True if self.name else None
+            call = Session(name=self.name or f"shell-{os.getpid()}", space=space, keep=keep)
             self.session = self._context.client.call(call)
         return self.session
 
+    def resume(self, ref: int | str, *, take: bool) -> None:
+        """Go on with a kept session, and show what its jobs wrote meanwhile.
+
+        Raises ESRCH, EBUSY, EPERM, EINVAL.
+        """
+        attached: Attached = self._context.client.call(Attach(session=ref, take=take))
+        self.session, self.name = attached.session, attached.session.name
+        for found in attached.jobs:
+            process = found.process
+            state: JobState = "stopped" if process.state == "STOPPED" else "running"
+            text = f"run {process.program}"
+            job = self.jobs.add(process.apid, text, state=state, shown=found.since)
+            self.screen.line(job.line())
+            with suppress(ESRCH):  # it ended long ago
+                job.shown = show_since(self.client, self.screen.raw, job.apid, found.since)
+
+    def keep(self, name: str) -> None:
+        """Have the session outlive this terminal under a name. Raises EEXIST."""
+        self.attach()
+        self.session = self.client.call(Session(name=name, keep=True))
+        self.name = name
+
+    def leave(self) -> None:
+        """Let the session end with this terminal, though it was to be kept."""
+        if self.name is not None and self.session is not None:
+            self.client.call(Session(keep=False))
+            self.name = None
+
     def close(self) -> None:
-        """End the session; its jobs go on."""
+        """Leave the session: it is kept, or ends and its jobs go on."""
         self._context.close()
         self.session = None
 
@@ -314,7 +348,16 @@ def _session(shell: Shell, words: list[str]) -> int:
     return 0
 
 
+def _detach(shell: Shell, words: list[str]) -> int:
+    if words:
+        shell.keep(words[0])
+    elif shell.name is None:
+        raise Usage("this session has no name", hint="detach NAME keeps it under that name")
+    raise Leave
+
+
 def _exit(shell: Shell, words: list[str]) -> int:
+    shell.leave()
     raise Leave
 
 
@@ -326,7 +369,8 @@ BUILTINS: dict[str, Builtin] = {
     "cd": Builtin("change the folder that programs are looked for in", _cd),
     "pwd": Builtin("print that folder", _pwd),
     "session": Builtin("this session and its space", _session),
-    "exit": Builtin("leave (also Ctrl-D); jobs go on", _exit),
+    "detach": Builtin("leave and keep the session (detach NAME: under a name)", _detach),
+    "exit": Builtin("leave and end the session (also Ctrl-D, if not named); jobs go on", _exit),
     "quit": Builtin("the same as exit", _exit),
 }
 
