@@ -41,6 +41,8 @@ BARE = "none"
 """What ``adapter`` says in a generation that is to be the base's own, whatever is attached."""
 TRIES, PAUSE = 600, 1.0
 """How often, and after how many seconds, an engine is asked again to let go of an adapter."""
+STANDING = 4096
+"""Versions, space by space, that are remembered to stand."""
 JOBS = ".jobs"
 """Folder of the folders of jobs."""
 GONE = frozenset({"forget", "delete", "expire"})
@@ -69,8 +71,8 @@ class Adapters:
         self.versions = Versions(kernel.machine.store, kernel.clock)
         self.ended: list[Ended] = []
         """Told of versions that can never be used again: jobs are ended, others made."""
-        self._standing: dict[bytes, tuple[list[tuple[int, int]], float]] = {}
-        """Versions that were found to stand: how their space was then, and until when it holds."""
+        self._standing: dict[tuple[int, bytes], tuple[list[tuple[int, int]], float]] = {}
+        """Versions that stand in a space: how it was then, and until when that holds."""
         self._applied = self._spoiled = 0
 
     # --- what may be used
@@ -93,18 +95,25 @@ class Adapters:
 
     async def stands(self, version: Version) -> bool:
         """Whether all that a version was made from is there; else it is stale from now on."""
-        if self._kernel.memory.known(version.space) is not None:
-            now, seen = self._kernel.clock.now(), self._layers(version.space)
-            known = self._standing.get(version.key)
-            if known is not None and known[0] == seen and now < known[1]:
-                return True
-            view = self._kernel.memory.view(version.space)
-            gone, until = standing(view, version, now)
-            if not gone:
-                self._standing[version.key] = seen, until
-                return True
+        known = self._kernel.memory.known(version.space) is not None
+        if known and self._in(version.space, version):
+            return True
         await self.spoil([version])
         return False
+
+    def _in(self, space: int, version: Version) -> bool:
+        """Whether a space has all that a version was made from."""
+        now, seen = self._kernel.clock.now(), self._layers(space)
+        known = self._standing.get((space, version.key))
+        if known is not None and known[0] == seen and now < known[1]:
+            return True
+        gone, until = standing(self._kernel.memory.view(space), version, now)
+        if gone:
+            return False
+        if len(self._standing) >= STANDING:
+            self._standing.clear()
+        self._standing[space, version.key] = seen, until
+        return True
 
     def _layers(self, space: int) -> list[tuple[int, int]]:
         """What is the same as long as nothing was changed in a space."""
@@ -147,15 +156,36 @@ class Adapters:
         while True:
             version = self.versions.earlier(space, ref.name, number or ref.number)
             if await self.stands(version):
-                return await self.versions.restore(version)
+                return await self._back_to(version)
             if number or ref.number:
                 await self.usable(space, Reference(ref.name, version.number))  # says why not
+
+    async def _back_to(self, version: Version) -> Version:
+        """Make a version the live one; what was computed under a later one is let go of."""
+        number = self.versions.named(version.space, version.name).live
+        live = await self.versions.restore(version)
+        if number > live.number:
+            before = self.versions.find(version.space, Reference(version.name, number))
+            if not self.attached(before) and not self.worn(before):
+                await self._kernel.pins.renounce(before)
+        return live
 
     def fork(self, parent: Process, child: Process) -> None:
         """Have the fork of a process use what the process uses; its space is another one."""
         ours = self.versions.worn(parent.space) if self._may(parent, parent.space) else {}
         worn = {base: Worn(parent.space, ref) for base, ref in ours.items()}
-        child.adapters = {**worn, **parent.adapters}
+        child.adapters = {
+            base: self._fixed(held, parent) for base, held in {**worn, **parent.adapters}.items()
+        }
+
+    def _fixed(self, held: Worn, parent: Process) -> Worn:
+        """An attachment as a fork has it: the version of this moment, as its view of memory is."""
+        inherited = held.inherited or held.space == parent.space
+        try:
+            version = self.versions.find(held.space, reference(held.ref))
+        except ENOENT:
+            return msgspec.structs.replace(held, inherited=inherited)
+        return Worn(held.space, f"{version.name}@{version.number}", inherited)
 
     def engine(self, base: str) -> LLM:
         """The engine of a base. Raises EINVAL."""
@@ -236,10 +266,16 @@ class Adapters:
         if held.space == caller.space and not self._may(caller, caller.space):
             return None
         try:
-            return await self.usable(held.space, reference(held.ref))
+            version = await self.usable(held.space, reference(held.ref))
         except (ENOENT, ECONFLICT) as error:
             self._kernel.log("debug", "lora", f"apid {caller.apid} goes without: {error.message}")
             return None
+        if held.inherited and not self._in(caller.space, version):
+            caller.adapters.pop(base, None)
+            why = "its own view of memory lacks a record that it was made from"
+            self._kernel.log("info", "lora", f"apid {caller.apid} has {held.ref} no more: {why}")
+            return None
+        return version
 
     def _may(self, caller: Process, space: int) -> bool:
         """Whether a caller that works in a space still has it, where it has it by a share."""
@@ -289,7 +325,6 @@ class Adapters:
     async def _over(self, ended: Sequence[Version], *, keep: bool) -> None:
         """Versions can never be used again. ``keep``: who follows the name gets the next one."""
         for version in ended:
-            self._standing.pop(version.key, None)
             for process in self._kernel.processes.live():
                 self._take_off(process.adapters, version, keep=keep)
             worn = self.versions.worn(version.space).get(version.base)
@@ -297,6 +332,7 @@ class Adapters:
                 await self.versions.wear(version.space, version.base, None)
         for hook in self.ended:
             await hook(ended)
+        await self._kernel.pins.review()
         for version in ended:
             await self.erase(version)
             if version.digest:

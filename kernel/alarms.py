@@ -83,8 +83,9 @@ class Alarms:
         if not process.alive:
             return
         message = kernel.message(kernel.init, text, type="alarm")
+        bound = kernel.accounts.limit(process, "mailbox")
         try:
-            await kernel.mailboxes.send(process.apid, message, bound=kernel.mailbox_bound(process))
+            await kernel.mailboxes.send(process.apid, message, bound=bound)
             self._rung += 1
         except EAGAIN:
             kernel.log("warning", "alarm", f"the mailbox of {process.apid} is full: alarm lost")

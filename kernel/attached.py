@@ -112,8 +112,8 @@ class Attached:
         state = [(layer, self._kernel.machine.store.last(layer)) for layer in view.stack.layers]
         known = self._seen.get(process.apid)
         if known is None or known[0] != state or clock >= known[1]:
-            ends = [view.stored(one.rid)[1].expires for one in was.sources if one.space == was.space]
-            until = min((end for end in ends if end is not None), default=inf)
+            own = [view.stored(one.rid)[1] for one in was.sources if one.space == was.space]
+            until = min((one.expires for one in own if one.expires is not None), default=inf)
             self._seen[process.apid] = state, until
         for one in now.rids:
             if one.space != now.space:
@@ -131,6 +131,7 @@ class Attached:
         if not allowed:
             raise EPERM(
                 f"apid {process.apid} does not work in space {prefix.space}",
+                hint="pin it in the space that the process works in",
                 object=f"space/{prefix.space}",
             )
         for one in prefix.rids:

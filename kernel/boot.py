@@ -260,6 +260,8 @@ async def booted(settings: Settings, machine: Machine, log: Log) -> AsyncIterato
         await nursery.start(kernel.run_background)
         await nursery.start(kernel.alarms.run)
         await nursery.start(kernel.nurse.run)
+        if kernel.accounts.users_bound:
+            await kernel.holdings.census()
         await nursery.start(kernel.tools.run)
         if settings.policy == "model":
             await nursery.start(kernel.judge.run)
@@ -272,6 +274,7 @@ async def booted(settings: Settings, machine: Machine, log: Log) -> AsyncIterato
                 await kernel.stop_processes()
             nursery.cancel_scope.cancel()
     with trio.CancelScope(shield=True):
+        await kernel.accounts.aclose()
         await kernel.memory.aclose()
 
 
@@ -288,6 +291,8 @@ async def _at_leisure(kernel: Kernel) -> None:
     """What no call waits for: it is not even loaded before the first calls are served."""
     await trio.sleep(LEISURE)
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(kernel.accounts.run)
+        nursery.start_soon(kernel.holdings.census)
         nursery.start_soon(kernel.schedulers.run)
         nursery.start_soon(kernel.pins.keeping.run)
         if kernel.trained:

@@ -23,6 +23,7 @@ from syscalls.wire import FrameError
 if TYPE_CHECKING:
     import socket
 
+    from kernel.account import Account
     from kernel.kernel import Kernel
     from kernel.trap import Handler
     from procs.process import Process
@@ -33,6 +34,8 @@ TURNS = 64
 """Reads without waiting after which other tasks get their turn."""
 OUTBOX = 1 << 20
 """Bytes of unsent replies above which nothing more is read."""
+FREE = frozenset({"proc.exit", "proc.limit"})
+"""Capabilities of the calls that no quota refuses: to end, and to have more."""
 
 encode = msgspec.msgpack.Encoder().encode
 
@@ -45,6 +48,8 @@ class Begun(NamedTuple):
     call: Call
     scope: trio.CancelScope | None
     began: float
+    account: Account
+    """To which it is charged."""
 
 
 class ConnectionStatistics(msgspec.Struct, frozen=True):
@@ -81,10 +86,6 @@ class Connection:
         self._errors = 0
         self._received = 0
         self._sent = 0
-
-    @property
-    def _limit(self) -> int:
-        return self.process.quota.inflight or self._kernel.settings.inflight
 
     @property
     def inflight(self) -> int:
@@ -196,23 +197,32 @@ class Connection:
             if seq < 1 or seq in self._running:
                 raise EINVAL(f"seq {seq} is not a new positive number")
             handler = trap.HANDLERS.lookup(request.number)
+            account = kernel.accounts.of(process)
+            free = handler.entry.capability in FREE
+            if not free:
+                account.check("calls")
+            account.charge("calls", 1)
             call = trap.admit(handler, process, request.arguments)
             if handler.kind == "sync":
                 value = encode(handler.run(kernel, process, call))
                 self._finish(request, wire.DONE, value, began)
                 return None
-            if len(self._running) >= self._limit:
+            limit = kernel.accounts.limit(process, "inflight")
+            if len(self._running) >= limit:
                 raise EAGAIN(
                     f"{len(self._running)} calls of process {process.apid} are in flight",
                     retry_after=0.01,
-                    limit=self._limit,
+                    limit=limit,
                 )
+            if not free:
+                account.check("inflight")
         except Exception as error:  # noqa: BLE001 - becomes a typed reply, and a log line if a bug
             self._fail(request, handler, error, began)
             return None
         scope = trio.CancelScope() if handler.waits else None
         self._running[seq] = scope
-        return Begun(request, handler, call, scope, began)
+        account.charge("inflight", 1)
+        return Begun(request, handler, call, scope, began, account)
 
     def _cancel(self, request: wire.Request) -> None:
         try:
@@ -244,6 +254,7 @@ class Connection:
         finally:
             self._waiting -= handler.waits
             del self._running[begun.request.seq]
+            begun.account.charge("inflight", -1)
             self._signalled.pop(begun.request.seq, None)
         self._fail(begun.request, handler, error, begun.began)
 

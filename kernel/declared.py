@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from kernel.quotas import lower
 from syscalls.capability import compiled, intersect
 from syscalls.shapes import Quota
 
@@ -30,7 +31,7 @@ def agreed(call: Spawn, wants: Wants) -> Spawn:
         name=call.name or wants.name,
         goal=call.goal or wants.goal,
         caps=_caps(call.caps, wants.caps),
-        quota=_lower(call.quota or Quota(), wants.quota),
+        quota=lower(call.quota or Quota(), wants.quota),
         nice=max(call.nice, wants.nice),
         space=wants.space or None if call.space is None else call.space,
     )
@@ -40,12 +41,3 @@ def _caps(given: list[str] | None, declared: list[str] | None) -> list[str] | No
     if given is None or declared is None:
         return declared if given is None else given
     return sorted(intersect(compiled(frozenset(given)), declared).grants)
-
-
-def _lower(one: Quota, other: Quota) -> Quota:
-    """Limit by limit the lower; None is no limit."""
-    limits = {}
-    for name in Quota.__struct_fields__:
-        said = [limit for limit in (getattr(one, name), getattr(other, name)) if limit is not None]
-        limits[name] = min(said) if said else None
-    return Quota(**limits)

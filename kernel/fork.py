@@ -41,8 +41,14 @@ async def fork(kernel: Kernel, parent: Process, name: str, goal: str) -> int:
         kernel.adapters.fork(parent, child)
         kernel.conversations.fork(parent.apid, child.apid)
         kernel.pins.attached.fork(parent.apid, child.apid)
+        kernel.memory.echoes.fork(parent.apid, child.apid)
 
     async def make(child: Process) -> int:
+        space = await place(child)
+        kernel.memory.handed.fork(parent.apid, child.apid, parent.space, space)
+        return space
+
+    async def place(child: Process) -> int:
         if not parent.space:
             return await kernel.memory.create_space(child.apid)
         if kernel.memory.sharing.lent(parent.apid, parent.space):
@@ -69,4 +75,6 @@ async def fork(kernel: Kernel, parent: Process, name: str, goal: str) -> int:
         for apid in begun:
             kernel.conversations.drop(apid)
             kernel.pins.attached.drop(apid)
+            kernel.memory.echoes.drop(apid)
+            kernel.memory.handed.drop(apid)
         raise

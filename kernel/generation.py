@@ -42,7 +42,8 @@ async def generate(
     """Pieces of a text, as ``LLM.generate`` gives them, for ``caller``.
 
     ``engine`` is the attached model where it is not said. When it goes to the engine the
-    scheduler decides. Raises EAGAIN (too many wait for it already), ETIME (it cannot be done by
+    scheduler decides. Where a quota has less left than ``max_tokens`` it becomes what is left.
+    Raises EDQUOT (nothing is), EAGAIN (too many wait for it already), ETIME (it cannot be done by
     the deadline of the caller's scope), and what the engine raises.
     """
     request.owner = caller.apid
@@ -58,11 +59,15 @@ async def generate(
     patience = trio.current_effective_deadline() - trio.current_time()
     if patience <= 0:
         await trio.lowlevel.checkpoint()  # cancelled, or about to be
-    with kernel.schedulers.of(engine).ask(caller, request, patience) as ticket:
+    with (
+        kernel.accounts.generating(caller, request) as reserved,
+        kernel.schedulers.of(engine).ask(caller, request, patience) as ticket,
+    ):
         if ticket.state != "running":
             await ticket.admitted()
         async with aclosing(engine.generate(request)) as pieces:
             async for piece in pieces:
+                reserved.spend(piece.tokens)
                 await ticket.took(piece)
                 if begun is not None and piece.usage is not None:
                     kernel.pins.done(begun, piece.usage)

@@ -9,7 +9,6 @@ Nothing here can fail or delay a generation; what is counted reaches the table i
 
 from __future__ import annotations
 
-from math import inf
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -67,8 +66,8 @@ class Habits:
 
     def begin(self, caller: Process, request: GenerateRequest, *, attach: bool) -> Begun:
         """A generation begins; with ``attach`` what is attached is put before it."""
-        quota = caller.quota.kv
-        begun = Begun(caller.apid, caller.space, request.salt, inf if quota is None else quota)
+        limit = self._kernel.accounts.limit(caller, "kv")
+        begun = Begun(caller.apid, caller.space, request.salt, limit)
         prefix = self._pins.attached.of(caller) if attach else None
         words = ""
         if prefix is not None:
@@ -131,6 +130,7 @@ class Habits:
     async def round(self) -> None:
         """Note the uses, grant the wishes, let go of what is cold. Raises EIO, EAGAIN."""
         await self.flush()
+        await self._pins.review()
         while self._wishes:
             await self._grant(self._wishes.pop(0))
         for prefix in self.policy.cold(self._pins.table.all(), self._kernel.clock.now()):

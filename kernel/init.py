@@ -149,7 +149,7 @@ class Init:
         name = f"{call.name or os.path.basename(call.program)}#{box}"
         life = Life(self._spawned, name)
         try:
-            incarnation = Incarnation(partial(self._born, life, box))
+            incarnation = Incarnation(partial(self._born, life, box), name=name)
             apid = await kernel.nurse.spawn(caller, call, incarnation)
         except BaseException:
             self._unborn(life)
@@ -300,7 +300,7 @@ class Init:
         born = partial(self._born, life, identity.box)
         while True:
             try:
-                await kernel.nurse.spawn(parent, call, Incarnation(born, space))
+                await kernel.nurse.spawn(parent, call, Incarnation(born, space, name=name))
                 return
             except EAGAIN as error:  # until the tree has no more patience
                 self._unborn(life)

@@ -48,6 +48,7 @@ LOOK = 2.0
 """Seconds that the engine has to say what it holds."""
 UNBOUNDED = 1 << 40
 SHOWN_AS = "pinned records"
+LOCAL = "have the model run on this machine, with --model FOLDER_OR_NAME"
 DOWN = ("absent", "failed", "stopped")
 
 
@@ -112,7 +113,7 @@ class Keeping:
         """The attached model, where it keeps state. Raises EINVAL."""
         llm = self._kernel.llm
         if not hasattr(llm, "pin"):
-            raise EINVAL("the attached model keeps no state of prefixes")
+            raise EINVAL("the attached model keeps no state of prefixes", hint=LOCAL)
         return cast("Activation", llm)
 
     async def held(self) -> tuple[dict[str, Held], KVStatistics]:
@@ -177,6 +178,8 @@ class Keeping:
         digest = digest_of(said)
 
         def change(row: Prefix) -> Prefix:
+            if row.stale and row.adapter:
+                raise _gone(row)  # its adapter ended meanwhile: what was computed is not kept
             others = [one for one in row.kept if one.namespace != kept.namespace]
             row.kept = [kept, *others][:NAMESPACES]
             row.digest, row.pending = digest, 0.0
@@ -332,6 +335,11 @@ def _outdated(before: Prefix, after: Prefix) -> Erasure | None:
         if names:
             old.append(msgspec.structs.replace(kept, blocks=names))
     return Erasure("", old) if old else None
+
+
+def released(before: Prefix, _after: Prefix) -> Erasure:
+    """All that there is of a prefix, whose row stays."""
+    return Erasure(engine_name(before), before.kept, before.pending)
 
 
 def _path(folder: Path, namespace: str, name: str) -> Path:

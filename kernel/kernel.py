@@ -13,10 +13,12 @@ import trio
 import kernel.handlers  # noqa: F401 - fills the table of handlers
 from drivers.contracts import Batch
 from kernel import trap
+from kernel.accounts import Accounts
 from kernel.alarms import Alarms
 from kernel.conversations import Conversations
 from kernel.generation import Background
 from kernel.generation import generate as generated
+from kernel.holdings import Holdings
 from kernel.nurse import Nurse
 from kernel.sessions import Sessions
 from kernel.signals import Signals
@@ -30,7 +32,7 @@ from procs.table import ProcessTable
 from procs.topics import Topics
 from syscalls.calls import ipc
 from syscalls.capability import ALL, compiled
-from syscalls.shapes import DriverInfo, Exit, Message, ProcessInfo, Quota
+from syscalls.shapes import DriverInfo, Exit, Message, ProcessInfo
 from syscalls.table import TABLE
 from ums.memory import Memory
 from ums.settings import MemorySettings, weighted
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
     from kernel.adapters import Adapters
     from kernel.connection import Connection
+    from kernel.images import Images
     from kernel.init import Init
     from kernel.log import Log
     from kernel.machine import Machine
@@ -111,15 +114,10 @@ class Kernel:
         self.memory.cascade.remake = self._remake
         self.memory.keeper.on_gone(self._unlearn)
         self._background: trio.Nursery | None = None
-        self.default_quota = Quota(
-            memory=settings.agent_memory,
-            files=settings.agent_files,
-            children=settings.agent_children,
-            inflight=settings.inflight,
-            mailbox=settings.mailbox,
-            records=settings.agent_records,
-            kv=settings.agent_kv,
-        )
+        self.accounts = Accounts(self)
+        self.default_quota = self.accounts.default
+        self.holdings = Holdings(self)
+        self.memory.on_growth(self.holdings)
         self.connections: dict[int, Connection] = {}
         self.nurse = Nurse(self)
         self.tools = Tools(self)
@@ -191,7 +189,9 @@ class Kernel:
 
         settings = self.settings
         limits = Limits(settings.llm_slots, settings.llm_queue)
-        return Schedulers(self.clock, settings.scheduler, limits)
+        schedulers = Schedulers(self.clock, settings.scheduler, limits)
+        schedulers.on_served.append(self.accounts.served)
+        return schedulers
 
     @cached_property
     def pins(self) -> Pins:
@@ -199,6 +199,13 @@ class Kernel:
         from kernel.prefixes import Pins
 
         return Pins(self)
+
+    @cached_property
+    def images(self) -> Images:
+        """What writes images of processes, and starts processes from them."""
+        from kernel.images import Images
+
+        return Images(self)
 
     @cached_property
     def judge(self) -> Judge:
@@ -254,10 +261,11 @@ class Kernel:
         """Whether there is a version of an adapter, or was."""
         return bool(self.machine.store.scan("meta", *ADAPTERS, limit=1))
 
-    async def _unlearn(self, _space: int, rids: Sequence[str], event: str) -> None:
-        """Records have gone: so does what was learnt from them."""
+    async def _unlearn(self, space: int, rids: Sequence[str], event: str) -> None:
+        """Records have gone: so does what was learnt from them, and images of them."""
         if self.trained:
             await self.adapters.gone(rids, event)
+        await self.images.gone(space, event)
 
     def start_soon(self, work: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
         """Run something in the background until it is done, or the kernel stops."""
@@ -302,6 +310,7 @@ class Kernel:
         self.topics.leave(process.apid)
         self.conversations.drop(process.apid)
         self.tools.left(process.apid)
+        self.accounts.close(process)
         if "schedulers" in self.__dict__:
             self.schedulers.ended(process.apid)
         cause = cause_of(status, reason, self.ties.links.felled_by(process.apid))
@@ -412,14 +421,10 @@ class Kernel:
         """Deliver to every subscriber; a full mailbox drops it and is named."""
         receivers = [self.processes.get(apid) for apid in self.topics.subscribers(topic)]
         ids, full = await self.mailboxes.send_many(
-            [(process.apid, self.mailbox_bound(process)) for process in receivers], message
+            [(each.apid, self.accounts.limit(each, "mailbox")) for each in receivers], message
         )
         self.log("debug", "ipc", f"apid {sender.apid} published on {topic!r} to {len(ids)}")
         return ipc.Published(delivered=sum(1 for number in ids if number), dropped=full)
-
-    def mailbox_bound(self, process: Process) -> int:
-        """Messages that may wait for a process."""
-        return process.quota.mailbox or self.settings.mailbox
 
     # --- figures
 
@@ -457,11 +462,13 @@ class Kernel:
             "kernel": own,
             "log": self.log.statistics(),
             "trace": self.trace.statistics(),
+            "accounts": self.accounts.statistics(),
             "processes": self.processes.statistics(),
             "mailboxes": self.mailboxes.statistics(),
             "topics": self.topics.statistics(),
             "ties": self.ties.statistics(),
             "alarms": self.alarms.statistics(),
+            "signals": self.signals.statistics(),
             "init": self.supervision.statistics() if self.supervised.is_set() else {},
             "store": self.machine.store.statistics(),
             "memory": self.memory.statistics(),

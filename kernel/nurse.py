@@ -10,20 +10,20 @@ import os
 import signal
 import socket
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import trio
 
-from kernel import monitor
+from kernel import monitor, quotas
 from kernel.connection import Connection
 from kernel.declared import agreed
 from kernel.output import OutputRing
 from procs.process import Born
 from syscalls.capability import CapSet, intersect, narrow
-from syscalls.errors import EDQUOT, EINVAL, EPERM, ESRCH
+from syscalls.errors import EDQUOT, EINVAL, ESRCH
 from syscalls.launch import DECLARED, Launch
-from syscalls.shapes import Quota, Signal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from procs.launcher import ChildProcess
     from procs.process import Process
     from syscalls.calls import proc
+    from syscalls.shapes import Quota, Signal
 
 AGENT_CAPS = frozenset(
     {
@@ -68,6 +69,10 @@ class Incarnation(NamedTuple):
     """Number of its space; 0 for the one that the call asks for."""
     make: Callable[[Process], Awaitable[int]] | None = None
     """Makes its space, where it is not to be a new one."""
+    name: str = ""
+    """By which its account is found again, when one takes its place."""
+    apid: int = 0
+    """Its number, where it is not to be a new one."""
 
 
 class Watched(msgspec.Struct):
@@ -77,6 +82,10 @@ class Watched(msgspec.Struct):
     child: Any
     ended: trio.Event
     declared: Declared | None = None
+    bound: trio.Event = msgspec.field(default_factory=trio.Event)
+    """Set and replaced when it gets other limits."""
+    over: str = ""
+    """Why the kernel has ended it, where it has."""
 
 
 class Nurse:
@@ -129,6 +138,7 @@ class Nurse:
         monitor.allow_nice(parent, call.nice)
         kept = incarnation.space if incarnation is not None else 0
         space = kept or await self._space(parent, call)
+        kernel.accounts.of(parent).check("children")
         process = kernel.processes.create(
             parent,
             Born(
@@ -140,22 +150,27 @@ class Nurse:
                 caps=caps,
                 quota=quota,
                 nice=call.nice,
+                apid=incarnation.apid if incarnation is not None else 0,
                 group=call.group,
             ),
         )
         birth.child = process
         if incarnation is not None:
             incarnation.born(process)
+        account = kernel.accounts.open(process, name=incarnation.name if incarnation else "")
         try:
             if incarnation is not None and incarnation.make is not None:
                 process.space = await incarnation.make(process)
             else:
                 process.space = space or await kernel.memory.create_space(process.apid)
-            if space and not kept:
+            if kept:
+                kernel.holdings.own(kept, account)
+            elif space:
                 await monitor.lend(kernel, parent, process)
             await self._start(process, call)
         except BaseException:
             with trio.CancelScope(shield=True):
+                kernel.accounts.close(process)
                 await kernel.memory.sharing.withdraw(process.apid)
                 await kernel.machine.store.commit(kernel.processes.discard(process))
             raise
@@ -196,6 +211,8 @@ class Nurse:
         process.pid, process.kind = child.pid, child.kind
         watched = Watched(OutputRing(), child, trio.Event())
         self._watched[process.apid] = watched
+        if process.apid in self._ended:  # it had the number before
+            self._ended.remove(process.apid)
         connection = Connection(kernel, process, ours)
         kernel.connections[process.apid] = connection
         kernel.processes.started(process)
@@ -210,6 +227,7 @@ class Nurse:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(connection.serve)
                 nursery.start_soon(watched.output.pump, out_read)
+                nursery.start_soon(self._outlive, process, watched)
                 ended = await child.wait()
                 nursery.cancel_scope.deadline = trio.current_time() + DRAIN
             declared = watched.declared
@@ -218,12 +236,40 @@ class Nurse:
                 value = declared.value
                 if not ended.signalled:
                     status, reason = declared.status, declared.reason or ended.reason
+            reason = f"{reason} ({watched.over})" if watched.over else reason
             await self._kernel.ended(process, status=status, reason=reason, value=value)
             watched.child = None
             watched.ended.set()
             self._ended.append(process.apid)
             while len(self._ended) > KEPT_OUTPUTS:
                 del self._watched[self._ended.popleft()]
+
+    async def _outlive(self, process: Process, watched: Watched) -> None:
+        """End a process when its time is over, as TERM does; warn at its soft limit before."""
+        kernel, account = self._kernel, self._kernel.accounts.of(process)
+        warned = False
+        while True:
+            soft = process.quota.soft.get("life", inf)
+            warns = inf if warned else account.began + soft
+            watched.bound = trio.Event()
+            with trio.move_on_after(min(warns, account.deadline) - kernel.clock.now()):
+                await watched.bound.wait()
+                continue
+            if kernel.clock.now() >= account.deadline:
+                break
+            if kernel.clock.now() >= warns:
+                warned = True
+                kernel.accounts.passed_life(account)
+        lived = account.deadline - account.began
+        watched.over = f"quota life: {lived:.3g} s are over"
+        kernel.log("warning", "quota", f"process {process.apid} is ended: {watched.over}")
+        await self.signal(process, "TERM", kernel.init)
+
+    async def settled(self, apid: int) -> None:
+        """Wait until all that follows from the end of a process is done; at once for none."""
+        watched = self._watched.get(apid)
+        if watched is not None:
+            await watched.ended.wait()
 
     # --- while it lives
 
@@ -258,13 +304,16 @@ class Nurse:
     async def limit(self, caller: Process, process: Process, quota: Quota) -> Quota:
         """Put limits in force; those of the operating system too, where it runs already."""
         if process is caller:
-            self._refuse_more(process.quota, quota)
+            quotas.refuse_more(process.quota, quota)
         elif not caller.caps.on("proc.limit"):
-            self._refuse_more(caller.quota, quota)
+            quotas.refuse_more(caller.quota, quota)
         watched = self._watched.get(process.apid)
         if watched is not None and watched.child is not None:
             watched.child.limit(quota)
-        process.quota = _merged(process.quota, quota)
+        process.quota = quotas.merged(process.quota, quota)
+        self._kernel.accounts.bind(process)
+        for each in self._watched.values() if quota.life or quota.soft else ():
+            each.bound.set()  # those that descend from it have to end, too
         return process.quota
 
     def statistics(self) -> dict[str, int]:
@@ -282,30 +331,21 @@ class Nurse:
     def _quota(self, parent: Process, wanted: Quota | None) -> Quota:
         kernel = self._kernel
         children = len(kernel.processes.children(parent.apid))
-        limit = parent.quota.children
-        if limit is not None and children >= limit:
+        limit = kernel.accounts.limit(parent, "children")
+        if children >= limit:
             raise EDQUOT(
                 f"process {parent.apid} has {children} live children, its quota",
                 quota="children",
                 limit=limit,
                 used=children,
+                whose=f"process {parent.apid}",
             )
         base = kernel.default_quota if parent.kind in ("init", "session") else parent.quota
         if wanted is None:
             return base
         if parent.kind not in ("init", "session"):
-            self._refuse_more(parent.quota, wanted)
-        return _merged(base, wanted)
-
-    def _refuse_more(self, held: Quota, wanted: Quota) -> None:
-        for name in Quota.__struct_fields__:
-            new, old = getattr(wanted, name), getattr(held, name)
-            if new is not None and old is not None and new > old:
-                raise EPERM(
-                    f"the quota {name}={new} is more than the giver's own {old}",
-                    quota=name,
-                    limit=old,
-                )
+            quotas.refuse_more(parent.quota, wanted)
+        return quotas.merged(base, wanted)
 
     async def _space(self, parent: Process, call: proc.Spawn) -> int:
         if call.space is None:
@@ -313,15 +353,6 @@ class Nurse:
         if not parent.caps.may("mem.write"):
             raise EINVAL("a parent without mem.write has no space to give")
         return await monitor.adopt_space(self._kernel, parent, call.space)
-
-
-def _merged(base: Quota, change: Quota) -> Quota:
-    given = {
-        name: value
-        for name in Quota.__struct_fields__
-        if (value := getattr(change, name)) is not None
-    }
-    return msgspec.structs.replace(base, **given)
 
 
 def _name_of(program: str) -> str:

@@ -10,7 +10,6 @@ reboot. The quota counts what the pins of the space take; promotions give way, p
 
 from __future__ import annotations
 
-from math import inf
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,7 +21,8 @@ from kernel.attached import Attached
 from kernel.counting import Counter
 from kernel.generation import salt_of
 from kernel.habits import Habits
-from kernel.keeping import Keeping
+from kernel.keeping import LOCAL, Keeping
+from kernel.outlived import renounce, review
 from syscalls.calls import kv, mem
 from syscalls.errors import EAGAIN, EDQUOT, EINVAL, ENOENT
 from syscalls.shapes import Note
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from kernel.kernel import Kernel
     from procs.process import Process
     from syscalls.shapes import ChatMessage, Record, Usage
+    from ums.adapters import Version
 
 FOUND = 20
 """Records that a query pins, at most."""
@@ -90,6 +91,14 @@ class Pins:
         """A generation has ended."""
         self.habits.done(begun, usage)
 
+    async def review(self) -> None:
+        """Let go of what was computed under adapters that are over. Raises EIO, EAGAIN."""
+        await review(self._kernel, self)
+
+    async def renounce(self, version: Version) -> None:
+        """Let go of what was computed under a version rolled back. Raises EIO, EAGAIN."""
+        await renounce(self, version)
+
     def left(self, apid: int) -> None:
         """A process has ended."""
         self.attached.drop(apid)
@@ -104,7 +113,9 @@ class Pins:
             raise EINVAL("kv.pin takes messages, rids or a query: one of them")
         space = await monitor.space(kernel, caller, None, "kv.pin", "write")
         self.keeping.engine()
-        await kernel.llm.ready()
+        info = await kernel.llm.ready()
+        if not info.keeps:
+            raise EINVAL(f"nothing can be pinned in {info.name}, which keeps its own", hint=LOCAL)
         new = Prefix(call.name, space, salt_of(caller), kernel.clock.now(), by=caller.apid)
         if call.messages is not None:
             new.messages, new.rids = call.messages, self.known(caller.apid, call.messages)
@@ -114,7 +125,7 @@ class Pins:
         await kernel.adapters.apply(caller, request, kernel.llm)
         held = None if call.adapter else caller.adapters.get("model")
         self._under(new, request, space if held is None else held.space)
-        limit = inf if caller.quota.kv is None else caller.quota.kv
+        limit = kernel.accounts.limit(caller, "kv")
         prefix, pinned = await self.keep(new, limit)
         await self.keeping.promptly()
         return kv.Handle(
@@ -133,7 +144,9 @@ class Pins:
         """
         old = self.table.find(*new.place) if new.handle else None
         newcomer = new.made_by == "promotion"
-        await self._room(new, limit, await self._estimated(new), old)
+        estimated = await self._estimated(new)
+        await self._room(new, limit, estimated, old)
+        self._counted(new.space, estimated - (0 if old is None else old.bytes))
         if old is not None:
             await self._drop(old)
         prefix = await self.table.add(new)
@@ -146,12 +159,23 @@ class Pins:
                     if newcomer or not await self._yielded():
                         raise
             await self._room(prefix, limit)
+            self._counted(new.space)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await self.table.remove(prefix)
+                self._count(new.space)
                 self.keeping.nudge()
             raise
         return prefix, pinned
+
+    def _count(self, space: int) -> None:
+        """Have what the prefixes of a space take charged to its owner."""
+        self._kernel.holdings.pinned(space, sum(row.bytes for row in self.table.of(space)))
+
+    def _counted(self, space: int, more: int = 0) -> None:
+        """As ``_count``. Raises EDQUOT where an account has no room for that, and for more."""
+        self._count(space)
+        self._kernel.holdings.admit_pin(space, more)
 
     async def _yielded(self) -> bool:
         """Have the engine let go of the promotion that is worth least; False for none."""
@@ -258,11 +282,13 @@ class Pins:
     async def let_go(self, prefix: Prefix) -> None:
         """Remove a prefix; its blocks are erased in the next round."""
         await self.table.remove(prefix)
+        self._count(prefix.space)
         self.habits.dropped(prefix)
         self.keeping.nudge()
 
     async def _went(self, _space: int, _rids: Sequence[str], event: str) -> None:
         """Records have gone: their prefixes went in the same batch; now their blocks do."""
+        self._kernel.holdings.recount()
         if event in GONE:
             self.habits.forget()
             await self.keeping.promptly()
@@ -283,7 +309,7 @@ class Pins:
             taint="recalled" if prefix.rids else "user",
             idempotency=f"kv.cool/{engine_name(prefix)}",  # again after a crash: the same record
         )
-        limit = caller.quota.records
+        limit = kernel.accounts.limit(caller, "records")
         written = await kernel.memory.write(space, caller.apid, note, "kv.cool", limit)
         await self._drop(prefix)
         return kv.Cooled(rid=written.rid)
@@ -309,7 +335,7 @@ class Pins:
         return kv.Listed(
             prefixes=shown,
             bytes=sum(row.bytes for row in rows),
-            limit=caller.quota.kv or 0,
+            limit=self._kernel.accounts.limit(caller, "kv"),
             saved=sum(row.saved for row in rows),
             promote=self._kernel.settings.promote == "on",
         )

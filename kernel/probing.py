@@ -85,8 +85,7 @@ async def _ask(
             sources=sources,
             taint="model",
         )
-        written = await kernel.memory.write(
-            version.space, caller.apid, note, "lora.probe", caller.quota.records
-        )
+        limit = kernel.accounts.limit(caller, "records")
+        written = await kernel.memory.write(version.space, caller.apid, note, "lora.probe", limit)
         told.rid = written.rid
     return told

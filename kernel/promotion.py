@@ -44,6 +44,8 @@ WORD = 64
 """Characters within which a blank is looked for; what is cut to fewer is left out."""
 LONGEST = 1 << 20
 """Characters of a generation that are followed."""
+MOST = 16 << 20
+"""Characters that are kept of all processes together; those that were seen last."""
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -63,6 +65,7 @@ class Promotion:
 
     def __init__(self) -> None:
         self._seen: OrderedDict[int, deque[str]] = OrderedDict()
+        self._held = 0
         self._declined: OrderedDict[str, float] = OrderedDict()
 
     def saw(
@@ -75,11 +78,7 @@ class Promotion:
         whole = flat(messages)
         if len(whole) > LONGEST or any(one.images for one in messages):
             return None
-        last = self._seen.setdefault(apid, deque(maxlen=SEEN))
-        self._seen.move_to_end(apid)
-        while len(self._seen) > PROCESSES:
-            self._seen.popitem(last=False)
-        last.append(whole)
+        last = self._note(apid, whole)
         if len(last) < SEEN:
             return None
         common = _common(last)
@@ -93,6 +92,18 @@ class Promotion:
             return None
         return Wish(found, text)
 
+    def _note(self, apid: int, whole: str) -> deque[str]:
+        """The last texts of a process, with this one; others make room."""
+        last = self._seen.setdefault(apid, deque())
+        self._seen.move_to_end(apid)
+        last.append(whole)
+        self._held += len(whole)
+        if len(last) > SEEN:
+            self._held -= len(last.popleft())
+        while len(self._seen) > PROCESSES or (self._held > MOST and len(self._seen) > 1):
+            self.drop(next(iter(self._seen)))
+        return last
+
     def declined(self, wish: Wish, now: float) -> None:
         """A wish could not be granted."""
         self._declined[wish.flat] = now
@@ -103,11 +114,12 @@ class Promotion:
     def forget(self) -> None:
         """Something was forgotten: what was seen may have its words."""
         self._seen.clear()
+        self._held = 0
         self._declined.clear()
 
     def drop(self, apid: int) -> None:
         """A process has ended."""
-        self._seen.pop(apid, None)
+        self._held -= sum(map(len, self._seen.pop(apid, ())))
 
     # --- letting go
 

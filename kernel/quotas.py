@@ -69,7 +69,8 @@ def lower(one: Quota, other: Quota) -> Quota:
 
 
 def refuse_more(held: Quota, wanted: Quota) -> None:
-    """Raises EPERM where ``wanted`` allows more than ``held``, or gives it back sooner."""
+    """Raises EPERM where ``wanted`` allows more than ``held``, gives it back sooner, or warns
+    later."""
     for name in HARD:
         new, old = getattr(wanted, name), getattr(held, name)
         if new is not None and old is not None and new > old:
@@ -78,6 +79,9 @@ def refuse_more(held: Quota, wanted: Quota) -> None:
                 quota=name,
                 limit=old,
             )
+    for kind, limit in wanted.soft.items():
+        if limit > held.soft.get(kind, limit):
+            raise EPERM(f"the soft limit {kind}={limit:g} is more than the giver's own", quota=kind)
     for flow, period in wanted.per.items():
         old, before = getattr(held, flow), held.per.get(flow, 0.0)
         new = getattr(wanted, flow)
@@ -93,7 +97,5 @@ def refuse_more(held: Quota, wanted: Quota) -> None:
 
 def beyond(quota: Quota, default: Quota) -> Quota:
     """Of a process's limits those that are not the default: they bind what descends from it."""
-    own = {
-        name: None for name in HARD if getattr(quota, name) == getattr(default, name)
-    }
+    own = {name: None for name in HARD if getattr(quota, name) == getattr(default, name)}
     return msgspec.structs.replace(quota, **own)

@@ -291,6 +291,7 @@ class Sessions:
         process.pid = peer.pid
         kernel.processes.started(process)
         self._peers[process.apid] = peer
+        kernel.accounts.open(process, uid=peer.uid)
         connection = Connection(kernel, process, sock)
         kernel.connections[process.apid] = connection
         kernel.log("debug", "sessions", f"session {process.apid} attached by pid {peer.pid}")

@@ -214,6 +214,21 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Positive,
         _doc("failures in a row, of one kind, after which the same tool call is refused"),
     ] = 2
+    forgotten_images: Annotated[
+        Literal["remove", "keep"],
+        _doc(
+            "what becomes of the images of a process when a record of its space is forgotten or "
+            "deleted: they may hold it (docs/processes.md)"
+        ),
+    ] = "remove"
+    checkpoint_every: Annotated[
+        float,
+        _doc(
+            "seconds between two rounds that write images of the agents that have changed; "
+            "0 for never",
+            ge=0.0,
+        ),
+    ] = 0.0
     inflight: Annotated[Positive, _doc("calls in flight of one process")] = 1024
     mailbox: Annotated[Positive, _doc("messages waiting in one mailbox")] = 1000
     open_spaces: Annotated[Positive, _doc("spaces whose indexes are kept open")] = 256

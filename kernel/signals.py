@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from kernel import monitor
 from procs.signals import NUMBERS, deliver
 from syscalls.errors import EPERM
@@ -54,12 +56,25 @@ class Birth:
     signals: list[Sent] = field(default_factory=list)
 
 
+class SignalsStatistics(msgspec.Struct, frozen=True):
+    """Figures of the signals."""
+
+    sent: int
+    starting: int
+    """Processes that are being started, for which signals are kept."""
+
+
 class Signals:
     """Delivers signals."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._births: list[Birth] = []
+        self._sent = 0
+
+    def statistics(self) -> SignalsStatistics:
+        """Figures for ``/proc``."""
+        return SignalsStatistics(self._sent, len(self._births))
 
     # --- what is being started
 
@@ -100,7 +115,9 @@ class Signals:
         """The others of a process group that the caller may signal."""
         kernel, found = self._kernel, []
         for process in kernel.processes.live():
-            if process.group != target.group or process.apid in known or process.kind == "init":
+            if process.group != target.group or process.apid in known:
+                continue
+            if process.kind not in ("python", "exec"):  # a shell is no part of its jobs
                 continue
             try:
                 found.append(monitor.target(kernel, caller, process.apid, "proc.signal"))
@@ -115,6 +132,7 @@ class Signals:
     ) -> None:
         """Deliver one signal. Nothing to a process that has ended."""
         kernel = self._kernel
+        self._sent += 1
         kernel.log("debug", "signal", f"apid {sender.apid} sends {name} to apid {process.apid}")
         if process.kind == "session":
             kernel.sessions.signal(process, name)
@@ -138,6 +156,8 @@ class Signals:
                 grace=kernel.settings.grace if grace is None else grace,
                 nursery=kernel.nurse.nursery,
             )  # fmt: skip
+        if name == "KILL" and (connection := kernel.connections.get(process.apid)) is not None:
+            connection.close()  # what it has sent already would start children for a dead parent
         if stopped and process.state != "STOPPED":
             kernel.schedulers.release(process.apid)
 

@@ -212,7 +212,7 @@ class Tools:
             await kernel.mailboxes.send(
                 owner.apid,
                 kernel.message(caller, body, type=CALLED),
-                bound=kernel.mailbox_bound(owner),
+                bound=kernel.accounts.limit(owner, "mailbox"),
             )
             await pending.done.wait()
         finally:

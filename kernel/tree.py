@@ -78,6 +78,11 @@ async def _limits(reader: Reader) -> Any:
     return await reader.ask(proc.Limit(target=reader.apid))
 
 
+async def _usage(reader: Reader) -> Any:
+    found = await reader.ask(proc.UsageCall(target=reader.apid))
+    return {whose: found[whose] for whose in ("process", "tree", "user")}
+
+
 async def _tree(reader: Reader) -> Any:
     info = await reader.ask(proc.Info(target=reader.apid))
     return info["children"]
@@ -146,6 +151,7 @@ FILES: tuple[File, ...] = (
     File("{apid}/status", "state, parent, program, goal, space, memory", _of_process()),
     File("{apid}/capabilities", "what it may do", _of_process("caps")),
     File("{apid}/limits", "its quota", _limits),
+    File("{apid}/usage", "what it, its subtree and its user have used, and may", _usage),
     File("{apid}/children", "APIDs of its live children", _tree),
     File("{apid}/exit", "how it ended, once it has", _of_process("exit")),
     File("{apid}/connection", "calls, errors and bytes of its descriptor", _connection),

@@ -131,7 +131,7 @@ def cause_of(status: int, reason: str, felled_by: int = 0) -> Cause:
     if reason.startswith(EXCEPTION):
         return Cause("exception", reason.removeprefix(EXCEPTION))
     if reason.startswith(SIGNAL):
-        name = reason.removeprefix(SIGNAL)
+        name = reason.removeprefix(SIGNAL).partition(" ")[0]  # without what it was for
         return Cause("killed" if name == "KILL" else "signal", name)
     return Cause("exit", str(status))
 

@@ -17,16 +17,19 @@ itself; when it is killed, or the kernel is, the successor gets that too.
 """
 
 from bisect import insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
+from itertools import islice
 
 import msgspec
 import trio
 
-from drivers.contracts import Batch, Bucket, Clock, Store
+from drivers.contracts import Batch, Bucket, Clock, Frozen, Store
 from syscalls.errors import EAGAIN, ESRCH, ETIME
 from syscalls.shapes import Message
 
 BOUND = 1000
+PAGE = 16
+"""Messages of one batch, when many are put or read at once."""
 RETRY_AFTER = 0.1
 """Seconds; what a sender is told when the mailbox is full."""
 
@@ -309,6 +312,36 @@ class Mailboxes:
         self._received += 1
         return _decode(value)
 
+    # --- images
+
+    def held(self, apid: int, frozen: Frozen) -> tuple[int, Iterator[Message]]:
+        """The last id given out, and what had not been taken, of a moment: which is now.
+
+        The messages are read as they are asked for. What a process has in its hand is not done
+        with, and counts as not taken.
+        """
+        number = self.number(apid)
+        box = self._boxes.get(number)
+        spent = {entry.id for entry in box.spent} if box is not None else set()
+        last = int.from_bytes(frozen.get("mail", _key(number)) or b"", "big")
+        return last, _messages(frozen, number, spent)
+
+    def begin(self, apid: int, last: int) -> None:
+        """Have the ids of a new mailbox begin above those of the messages that it will be given."""
+        self._box(apid).last = last
+
+    async def fill(self, apid: int, messages: Iterable[Message]) -> int:
+        """Put messages of before into a mailbox that has begun; how many. Raises EIO."""
+        box, count = self._box(apid), 0
+        for page in batched(messages, PAGE):
+            puts: list[tuple[Bucket, bytes, bytes]] = [("mail", _key(apid), _number(box.last))]
+            puts += [("mail", _key(apid, one.id), _encode(one)) for one in page]
+            await self._store.commit(Batch(puts=puts))
+            for one in page:
+                insort(box.entries, _entry(one))
+            count += len(page)
+        return count
+
     # --- the rest
 
     def waiting(self, apid: int) -> int:
@@ -410,6 +443,22 @@ class Mailboxes:
                 deletes += [("mail", _key(apid)), ("mail", _key(apid, number))]
             with trio.CancelScope(shield=True):
                 await self._store.commit(Batch(deletes=deletes))
+
+
+def _messages(frozen: Frozen, number: int, without: Set[int]) -> Iterator[Message]:
+    start, stop = _key(number, 0), _key(number + 1)
+    while page := frozen.scan("mail", start, stop, limit=PAGE):
+        for key, value in page:
+            if int.from_bytes(key[8:], "big") not in without:
+                yield _decode(value)
+        start = page[-1][0] + b"\0"
+
+
+def batched(messages: Iterable[Message], size: int) -> Iterator[list[Message]]:
+    """The messages in lists of ``size``."""
+    rest = iter(messages)
+    while page := list(islice(rest, size)):
+        yield page
 
 
 def _entry(message: Message) -> _Entry:

@@ -8,6 +8,11 @@ rest of the block is lost, which costs nothing.
 
 Each reservation is a key of its own: one that is committed late can then not undo a later
 one, as a single counter could.
+
+A process that is restored from an image may have its old number again, which may be one that
+has not come up yet: it is claimed, and passed over when its turn comes.
+
+    meta  "apid-claimed/" + number (8 bytes)  ->  b""
 """
 
 import trio
@@ -20,6 +25,7 @@ BLOCK = 4096
 RETRY = 1.0
 """Seconds before a reservation that the store refused is tried again."""
 PREFIX = b"apid/"
+CLAIMED = b"apid-claimed/"
 
 
 class Numbers:
@@ -30,6 +36,7 @@ class Numbers:
         self._block = block
         self._next = 0
         self._limit = 0
+        self._claimed: set[int] = set()
         self._low = trio.Event()
         self._failure = ""
 
@@ -37,6 +44,9 @@ class Numbers:
         """Reserve the first block, above all that earlier boots reserved. One commit."""
         stale = [key for key, _ in self._store.scan("meta", PREFIX, _after(PREFIX))]
         before = max((_number(key) for key in stale), default=INIT)
+        claims = [key for key, _ in self._store.scan("meta", CLAIMED, _after(CLAIMED))]
+        stale += [key for key in claims if _number(key, CLAIMED) <= before]
+        self._claimed = {number for key in claims if (number := _number(key, CLAIMED)) > before}
         # The new reservation and the end of the old ones are one atomic change.
         await self._store.commit(
             Batch(
@@ -57,7 +67,23 @@ class Numbers:
                 retry_after=RETRY if self._failure else 0.05,
             )
         self._next += 1
+        if self._next - 1 in self._claimed:
+            self._claimed.discard(self._next - 1)
+            return self.take()
         return self._next - 1
+
+    async def claim(self, number: int) -> bool:
+        """Have a number that was never handed out yet; False where it was. Raises EIO."""
+        if number < self._next or number in self._claimed:
+            return False
+        self._claimed.add(number)
+        try:
+            key = CLAIMED + number.to_bytes(8, "big")
+            await self._store.commit(Batch(puts=[("meta", key, b"")]))
+        except BaseException:
+            self._claimed.discard(number)
+            raise
+        return True
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Reserve the next block whenever half of one is left, until cancelled."""
@@ -81,8 +107,8 @@ def _key(limit: int) -> bytes:
     return PREFIX + limit.to_bytes(8, "big")
 
 
-def _number(key: bytes) -> int:
-    return int.from_bytes(key[len(PREFIX) :], "big")
+def _number(key: bytes, prefix: bytes = PREFIX) -> int:
+    return int.from_bytes(key[len(prefix) :], "big")
 
 
 def _after(prefix: bytes) -> bytes:

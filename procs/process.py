@@ -46,6 +46,8 @@ class Worn(msgspec.Struct, frozen=True):
     """The space that it belongs to."""
     ref: str
     """``NAME``, whatever is live, or ``NAME@VERSION``."""
+    inherited: bool = False
+    """Whether a fork has it from its parent: then all that it was made from is in its view."""
 
 
 class ProcessRecord(msgspec.Struct, omit_defaults=True):
@@ -102,6 +104,8 @@ class Born:
     goal: str = ""
     nice: int = 0
     space: int = 0
+    apid: int = 0
+    """The number that it has again (``ProcessTable.claim``); 0 for the next one."""
     group: Grouping | None = None
     """Whether it leads a new process group; None for what is usual, see ``ProcessTable.create``."""
 
@@ -154,6 +158,8 @@ class Process:
     ending: bool = False
     """Whether it was asked to end and KILL will follow; see ``signals.deliver``."""
 
+    account: Any = None
+    """What it has used is charged to it; the kernel's (``kernel/accounts.py``)."""
     calls: int = 0
     """Syscalls made so far; the trap counts them."""
     supervisor: str = ""

@@ -17,7 +17,7 @@ from drivers.contracts import Batch, Clock, Store
 from procs.history import REMEMBERED, History
 from procs.numbers import INIT, Numbers
 from procs.process import Born, Process, ProcessRecord
-from syscalls.errors import ECONFLICT, EINVAL, ESRCH, ETIME
+from syscalls.errors import ECONFLICT, EEXIST, EINVAL, ESRCH, ETIME
 from syscalls.shapes import Exit, ProcessInfo
 
 if TYPE_CHECKING:
@@ -86,13 +86,16 @@ class ProcessTable:
 
         It leads a new process group, unless its parent is an agent: then it is in that one's.
 
-        Raises ESRCH (the parent has ended), EAGAIN (see ``Numbers.take``).
+        Raises ESRCH (the parent has ended), EAGAIN (see ``Numbers.take``), EEXIST (it was to have
+        a number that another has).
         """
         if parent is not None and (parent.exit or parent.apid not in self._processes):
             raise ESRCH(f"process {parent.apid} has ended and cannot have children")
         if parent is None and INIT in self._processes:
             raise EINVAL("there is an init already")
-        apid = INIT if parent is None else self._numbers.take()
+        if born.apid in self._processes:
+            raise EEXIST(f"there is a process {born.apid}", apid=born.apid)
+        apid = INIT if parent is None else born.apid or self._numbers.take()
         own_session = parent is None or born.kind == "session"
         process = Process(
             apid=apid,
@@ -116,6 +119,27 @@ class ProcessTable:
             parent.children[apid] = process
         self._created += 1
         return process
+
+    async def claim(self, apid: int, *, known: bool) -> None:
+        """Have a process be given a number again. Raises EEXIST where it is another's.
+
+        ``known``: the number was that of a process of this system; else it must be a new one.
+        """
+        there = self._processes.get(apid)
+        if there is not None and (there.alive or there.claims):
+            raise EEXIST(
+                f"process {apid} is {'alive' if there.alive else 'being waited for'}",
+                hint="a number belongs to one process at a time: restore it under a new one",
+                apid=apid,
+            )
+        if not await self._numbers.claim(apid) and not known:
+            raise EEXIST(
+                f"the number {apid} was another process's here",
+                hint="restore it under a new one",
+                apid=apid,
+            )
+        if there is not None:
+            self.forget(there)
 
     def started(self, process: Process) -> None:
         """It runs: from NEW to READY. Raises IllegalTransition."""

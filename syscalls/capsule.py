@@ -191,8 +191,8 @@ _encoder = msgspec.msgpack.Encoder(order="deterministic")
 class Sealer:
     """Makes the frames of one capsule, in order; the magic comes before the first."""
 
-    def __init__(self) -> None:
-        self.seal = sha256(MAGIC).digest()
+    def __init__(self, magic: bytes = MAGIC) -> None:
+        self.seal = sha256(magic).digest()
 
     def frame(self, kind: str, value: msgspec.Struct | bytes) -> bytes:
         """The next frame. Raises EINVAL for a value that msgpack cannot hold."""
@@ -206,11 +206,15 @@ class Sealer:
 
 
 class Unsealer:
-    """Cuts the bytes of a capsule into frames and checks each; holds one frame at most."""
+    """Cuts the bytes of a capsule into frames and checks each; holds one frame at most.
 
-    def __init__(self) -> None:
-        self.seal = sha256(MAGIC).digest()
+    Other formats are made in the same way: they have another magic, and kinds, and a name.
+    """
+
+    def __init__(self, magic: bytes = MAGIC, kinds: bytes = KINDS, name: str = "capsule") -> None:
+        self.seal = sha256(magic).digest()
         self.ended = False
+        self._magic, self._kinds, self._name = magic, kinds, name
         self._buffer = bytearray()
         self._at = 0
         self._begun = False
@@ -221,24 +225,25 @@ class Unsealer:
         buffer += data
         at, found = 0, []
         if not self._begun:
-            if not MAGIC.startswith(bytes(buffer[: len(MAGIC)])):
-                raise CapsuleError("this is not a capsule, or one of another format")
-            if len(buffer) < len(MAGIC):
+            magic, name = self._magic, self._name
+            if not magic.startswith(bytes(buffer[: len(magic)])):
+                raise CapsuleError(f"this is not a {name}, or one of another format")
+            if len(buffer) < len(magic):
                 return []
-            at, self._begun = len(MAGIC), True
+            at, self._begun = len(magic), True
         while len(buffer) - at >= HEAD:
             if self.ended:
                 break
             size = int.from_bytes(buffer[at + 1 : at + HEAD], "little")
-            if buffer[at] not in KINDS or size > MAX_PAYLOAD:
-                raise CapsuleError(f"the capsule is altered at byte {self._at + at}")
+            if buffer[at] not in self._kinds or size > MAX_PAYLOAD:
+                raise CapsuleError(f"the {self._name} is altered at byte {self._at + at}")
             stop = at + HEAD + size + SEAL
             if stop > len(buffer):
                 break
             body = bytes(buffer[at : stop - SEAL])
             seal = sha256(self.seal + body).digest()
             if seal != buffer[stop - SEAL : stop]:
-                raise CapsuleError(f"the capsule is altered at or after byte {self._at + at}")
+                raise CapsuleError(f"the {self._name} is altered at or after byte {self._at + at}")
             self.seal = seal
             found.append(Frame(chr(body[0]), body[HEAD:]))
             self.ended = body[:1] == b"E"
@@ -246,13 +251,13 @@ class Unsealer:
         del buffer[:at]
         self._at += at
         if self.ended and buffer:
-            raise CapsuleError(f"the capsule goes on after its end at byte {self._at}")
+            raise CapsuleError(f"the {self._name} goes on after its end at byte {self._at}")
         return found
 
     def finish(self) -> None:
         """All bytes have come. Raises CapsuleError when that is not the whole."""
         if not self.ended:
-            raise CapsuleError(f"the capsule is cut off after byte {self._at}")
+            raise CapsuleError(f"the {self._name} is cut off after byte {self._at}")
 
 
 def decode(frame: Frame) -> Any:

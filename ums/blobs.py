@@ -22,6 +22,7 @@ nobody names. Each space has its own: to know a hash gives nobody another space'
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from hashlib import blake2b, sha256
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ from drivers.contracts import Batch, Mismatch
 from syscalls.capsule import PIECE
 from syscalls.errors import EAGAIN, EDQUOT, EINVAL, EIO, ENOENT
 from ums import records as form
+from ums.meter import Meter, NoMeter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -96,6 +98,7 @@ class Blobs:
         self._random = random
         self._uploaded = self._dropped = self._damaged = 0
         self._again = 0.0
+        self.meter: Meter = NoMeter()
 
     # --- writing
 
@@ -121,6 +124,8 @@ class Blobs:
                 raise EAGAIN("the blob is being dropped just now", retry_after=0.05) from error
             return size, True
         before = self._store.get("blobs", b"+" + place)
+        if before is None:
+            self.meter.admit(space, 0, size)
         coming = Coming(self._random.getrandbits(63), size, 0)
         if before is not None and _coming.decode(before).size == size:
             coming = _coming.decode(before)
@@ -172,8 +177,10 @@ class Blobs:
             ]
         else:
             batch.deletes += _piece_keys(coming.number, coming.size)
+        size = coming.size if batch.puts else 0
         try:
-            await self._store.commit(batch)
+            with self._metered([(int.from_bytes(place[32:], "big"), size)]):
+                await self._store.commit(batch)
         except Mismatch as error:
             raise EAGAIN("somebody else uploads the same", retry_after=0.05) from error
         if not batch.puts:
@@ -293,14 +300,38 @@ class Blobs:
         """Erase blobs with their pieces, if nobody names one meanwhile."""
         batch = Batch(expect=[*looks, *(("blobs", key, value) for key, value in gone)])
         batch.deletes = [(bucket, key) for bucket, key, _ in looks]
+        less: list[tuple[int, int]] = []
         for key, value in gone:
             entry = _blob.decode(value) if key[:1] == b"@" else _coming.decode(value)
             batch.deletes += [("blobs", key), *_piece_keys(entry.number, entry.size)]
+            if key[:1] == b"@":
+                less.append((int.from_bytes(key[33:], "big"), -entry.size))
         try:
-            await self._store.commit(batch)
+            with self._metered(less):
+                await self._store.commit(batch)
         except Mismatch:
             return  # it is named again, or looked at later
         self._dropped += len(gone)
+
+    @contextmanager
+    def _metered(self, grown: Sequence[tuple[int, int]]) -> Iterator[None]:
+        """Tell the meter of a commit: by how many bytes which spaces grow, if it is made."""
+        for space, size in grown:
+            self.meter.grew(space, 0, size)
+        try:
+            yield
+        except BaseException:
+            for space, size in grown:
+                self.meter.grew(space, 0, -size)
+            raise
+
+    def sizes(self) -> dict[int, int]:
+        """By space the bytes of its originals; reads the table of all of them."""
+        found: dict[int, int] = {}
+        for key, value in self._store.scan("blobs", b"@", b"A"):
+            space = int.from_bytes(key[33:], "big")
+            found[space] = found.get(space, 0) + _blob.decode(value).size
+        return found
 
     def statistics(self) -> BlobsStatistics:
         """Figures for ``sys.stats``."""

@@ -115,6 +115,15 @@ class Echoes:
                 if LEAST <= len(words) <= LONGEST:
                     handed.add(words)
 
+    def fork(self, parent: int, child: int) -> None:
+        """A fork was handed what its parent was."""
+        handed = self._handed.get(parent)
+        if handed is not None:
+            copy = self._handed[child] = _Handed()
+            copy.hashes, copy.lengths = handed.hashes.copy(), handed.lengths.copy()
+            if len(self._handed) > PROCESSES:
+                self._handed.popitem(last=False)
+
     def drop(self, apid: int) -> None:
         """Forget a process."""
         self._handed.pop(apid, None)

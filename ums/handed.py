@@ -59,14 +59,15 @@ class Handed:
         )
 
     def fork(self, parent: int, child: int, was: int, now: int) -> None:
-        """A fork has in its hands what its parent has: of the space ``was`` it has a view, ``now``.
+        """A fork has in its hands what its parent has; its view of the space ``was`` is ``now``.
 
-        What it pins of that rests on the records as it has them itself.
+        So what it pins of that rests on the records as it has them itself.
         """
-        known = self._given.get(parent)
-        if known:
-            moved = ((one, Source(one.rid, now) if one.space == was else one, h) for one, h in known)
-            self._given[child] = OrderedDict.fromkeys((place, head) for _, place, head in moved)
+        given = OrderedDict[tuple[Source, str], None]()
+        for source, head in self._given.get(parent, ()):
+            given[Source(source.rid, now) if source.space == was else source, head] = None
+        if given:
+            self._given[child] = given
 
     def drop(self, apid: int) -> None:
         """Nothing is known of a process any more."""

@@ -76,6 +76,10 @@ class Memory(Parts):
         """What can be read of a space, through its layers. Raises ENOENT."""
         return self._spaces.open(space)
 
+    def size(self, space: int) -> tuple[int, int]:
+        """Records and bytes that were written for a space itself. Raises ENOENT."""
+        return self._spaces.size(space)
+
     async def stat(self, space: int) -> SpaceInfo:
         """Sums, indexes and grants of a space. Raises ENOENT."""
         info = self._spaces.open(space).info()

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         Offload,
         Store,
     )
+    from ums.meter import Meter
     from ums.settings import Log
 
 
@@ -219,6 +220,10 @@ class Parts:
         for layer in home.own if erased else (home.top.number,):
             self._indexer.changed(layer)
             self.grapher.changed(layer)
+
+    def on_growth(self, meter: Meter) -> None:
+        """Have ``meter`` asked and told of what is stored; before any space is opened."""
+        self._spaces.meter = self.blobs.meter = meter
 
     def on_lapsed(self, hook: Callable[[], None]) -> None:
         """Have ``hook`` called when a pinned prefix has to follow its records."""

@@ -29,9 +29,11 @@ from ums.erasure import blank, cover, purge
 from ums.layers import Found, Layer
 from ums.lifecycle import Fate
 from ums.lineage import relate
+from ums.meter import Meter, NoMeter
 from ums.records import DELETE, NONE, TAGS, UPSERT, Change, Header, Stored
 from ums.rid import SIZE, RidMaker, pack, to_text, unpack
 from ums.settling import claim, settle
+from ums.tally import gain
 from ums.view import Guard, View
 
 T = TypeVar("T")
@@ -61,6 +63,7 @@ class Space(View):
         """Told of what is being written, and what the record said before: marks echoes."""
         self.lapsed: Callable[[], None] = lambda: None
         """Told when a pinned prefix has lost a record that it rests on, or one has changed."""
+        self.meter: Meter = NoMeter()
         self._rids = RidMaker(self._top.number, random)
         self._rids.follow(self._stack.newest_rid())
 
@@ -121,6 +124,8 @@ class Space(View):
         stored = form.from_note(note, self._clock.now(), 1, writer, call)
         self.hear(stored, "")
         number, key, value, change = self._fresh(stored, TAGS[note.segment])
+        if limit is not None:
+            self.meter.admit(self.number, 1, len(value))
         batch = Batch(
             [("records", key, value)], [], [], [(self._top.number, form.encode_change(change))]
         )
@@ -142,7 +147,9 @@ class Space(View):
             now = self._clock.now()
             written = [self._put(draft, note, now, writer, call) for note in notes]
             if limit is not None:
-                self._admit(sum(change.was == NONE for change in draft.changes), limit)
+                count = sum(change.was == NONE for change in draft.changes)
+                self._admit(count, limit)
+                self.meter.admit(self.number, count, sum(each.size for each in draft.changes))
             return written
 
         return await self._mutate(build)
@@ -186,6 +193,7 @@ class Space(View):
             if guard is not None:
                 guard(call.rid, new)
             self._revise(draft, found, new, form.tag_of(found.value))
+            self.meter.admit(self.number, 0, draft.changes[-1].size)
             return Written(call.rid, new.version)
 
         return await self._mutate(build, guard)
@@ -270,6 +278,7 @@ class Space(View):
                 quota="records",
                 limit=limit,
                 used=used,
+                whose=f"space {self.number}",
             )
 
     def _fresh(self, stored: Stored, tag: int) -> tuple[int, bytes, bytes, Change]:
@@ -456,10 +465,13 @@ class Space(View):
     async def _commit(self, batch: Batch, changes: Sequence[Change]) -> None:
         tally = self._top.tally  # the one it was begun in, whatever is on top afterwards
         place = tally.begin(changes)
+        records, size = gain(changes)
+        self.meter.grew(self.number, records, size)
         try:
             seqs = await self._store.commit(batch)
         except BaseException:
             tally.drop(place)
+            self.meter.grew(self.number, -records, -size)
             raise
         tally.done(place, seqs[-1] if seqs else 0)
 

@@ -7,16 +7,19 @@ space, and a layer that is put on top later has one that no space has.
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from random import Random
+from typing import cast
 
 import msgspec
 
-from drivers.contracts import Batch, Clock, Mismatch, Store
+from drivers.contracts import Batch, Clock, Frozen, Mismatch, Store
 from syscalls.errors import EAGAIN, EEXIST, EINVAL, ENOENT
 from ums import records as form
 from ums.capsule.adopt import AdoptingSpace
 from ums.layers import Layer
+from ums.meter import Meter, NoMeter
 from ums.records import Attachment, Header, Stored
 from ums.space import Space
+from ums.view import View
 
 NUMBER = b"#"
 NAME = b"@"
@@ -54,6 +57,7 @@ class Spaces:
         self._hear = hear
         self.lapsed: Callable[[], None] = lambda: None
         """Told when a pinned prefix has to follow the records that it rests on."""
+        self.meter: Meter = NoMeter()
         self._open: dict[int, AdoptingSpace] = {}
         self._layers: dict[int, Layer] = {}
         self._last = 0
@@ -124,8 +128,19 @@ class Spaces:
             )
             space.hear = self._hear
             space.lapsed = lambda: self.lapsed()
+            space.meter = self.meter
             self._open[number] = space
         return space
+
+    def at(self, number: int, frozen: Frozen) -> View:
+        """A space as it was at a moment, without what is attached to it. Raises ENOENT."""
+        value = frozen.get("spaces", NUMBER + form.space_key(number))
+        if value is None:
+            raise ENOENT(f"no space is numbered {number}")
+        header = form.decode_header(value)
+        header.attached = []
+        layers = [self._layer(layer) for layer in header.layers or [number]]
+        return View(number, header, cast("Store", frozen), self._clock, layers)
 
     def _lasts(self, attached: Attachment) -> bool:
         """Whether the right that it rests on is still there."""
@@ -151,6 +166,15 @@ class Spaces:
         """Every space there is, opened or not."""
         found = self._store.scan("spaces", NUMBER, form.after(NUMBER))
         return [int.from_bytes(key[1:], "big") for key, _ in found]
+
+    def size(self, number: int) -> tuple[int, int]:
+        """Records and bytes of the layers that were made for a space. Raises ENOENT."""
+        sums = [
+            self._layer(layer).tally.now()
+            for layer in self.open(number).own
+            if layer == number or self.home(layer) == number
+        ]
+        return sum(each.records for each in sums), sum(each.bytes for each in sums)
 
     def layers(self) -> list[int]:
         """Every layer there is: what has an index."""

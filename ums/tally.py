@@ -58,6 +58,15 @@ def decode_sums(value: bytes) -> Sums:
     return _decoder.decode(value)
 
 
+def gain(changes: Sequence[Change]) -> tuple[int, int]:
+    """By how many records and bytes changes make a space bigger."""
+    records = size = 0
+    for change in changes:
+        records += (change.op == UPSERT) - (change.was != NONE)
+        size += change.size
+    return records, size
+
+
 class Place:
     """The place of one commit in the window."""
 

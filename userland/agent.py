@@ -265,6 +265,15 @@ class Agent:
         await self.call(proc.Declare(state=state))
         self.state = state
 
+    async def checkpoint(self, name: str = "") -> proc.Checkpointed:
+        """Write an image of this agent as it is now, under a name (default: its APID).
+
+        ``proc.restore``, or ``engram restore``, starts a process from it: with its memory,
+        messages, context and what it declared last.
+        """
+        written: proc.Checkpointed = await self.call(proc.Checkpoint(path=name))
+        return written
+
     def on(self, name: Signal, handler: Handler | None) -> None:
         """Have a function, or an async one, called with the name of a signal that comes.
 

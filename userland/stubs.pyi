@@ -18,6 +18,7 @@ import syscalls.calls.supervise
 import syscalls.calls.sys
 import syscalls.calls.tool
 import syscalls.calls.tree
+import syscalls.quota
 import syscalls.shapes
 import syscalls.table
 
@@ -35,7 +36,7 @@ class _BlockingProc:
         goal: str = ...,
         args: builtins.list[str] = ...,
         caps: builtins.list[str] | None = ...,
-        quota: syscalls.shapes.Quota | None = ...,
+        quota: syscalls.quota.Quota | None = ...,
         nice: int = ...,
         restart: syscalls.shapes.Restart = ...,
         space: int | str | None = ...,
@@ -98,8 +99,9 @@ class _BlockingProc:
         self,
         *,
         target: int | str | None = ...,
-        quota: syscalls.shapes.Quota = ...,
-    ) -> syscalls.shapes.Quota: ...
+        quota: syscalls.quota.Quota = ...,
+        user: int | None = ...,
+    ) -> syscalls.quota.Quota: ...
     def link(
         self,
         *,
@@ -154,6 +156,12 @@ class _BlockingProc:
         *,
         signals: builtins.list[syscalls.shapes.Signal] = ...,
     ) -> syscalls.table.Empty: ...
+    def usage(
+        self,
+        *,
+        target: int | str | None = ...,
+        all: bool = ...,
+    ) -> syscalls.calls.proc.Accounts: ...
     def ready(self) -> syscalls.table.Empty: ...
     def supervise(
         self,
@@ -794,7 +802,7 @@ class _AsyncProc:
         goal: str = ...,
         args: builtins.list[str] = ...,
         caps: builtins.list[str] | None = ...,
-        quota: syscalls.shapes.Quota | None = ...,
+        quota: syscalls.quota.Quota | None = ...,
         nice: int = ...,
         restart: syscalls.shapes.Restart = ...,
         space: int | str | None = ...,
@@ -857,8 +865,9 @@ class _AsyncProc:
         self,
         *,
         target: int | str | None = ...,
-        quota: syscalls.shapes.Quota = ...,
-    ) -> syscalls.shapes.Quota: ...
+        quota: syscalls.quota.Quota = ...,
+        user: int | None = ...,
+    ) -> syscalls.quota.Quota: ...
     async def link(
         self,
         *,
@@ -913,6 +922,12 @@ class _AsyncProc:
         *,
         signals: builtins.list[syscalls.shapes.Signal] = ...,
     ) -> syscalls.table.Empty: ...
+    async def usage(
+        self,
+        *,
+        target: int | str | None = ...,
+        all: bool = ...,
+    ) -> syscalls.calls.proc.Accounts: ...
     async def ready(self) -> syscalls.table.Empty: ...
     async def supervise(
         self,

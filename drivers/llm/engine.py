@@ -22,7 +22,7 @@ from drivers.llm.flow import Flow
 from drivers.llm.model import Model, fingerprint
 from drivers.llm.pinning import Pinning, Wanted
 from drivers.llm.pins import PIN_METHODS, Pins, manage_pins
-from drivers.llm.shapes import CountArguments
+from drivers.llm.shapes import AdapterArguments, CountArguments
 from drivers.llm.text import Detokenizer, Stopper
 from drivers.llm.tokens import salt_of
 from drivers.models import find_model
@@ -163,6 +163,8 @@ class TransformersEngine:
         elif job.method == "running":
             job.done(len(self._active))
         elif job.method in ADAPTER_METHODS:
+            if job.method == "unload_adapter":  # it may have been let go of before, to make room
+                self._pins.disown(job.arguments(AdapterArguments).name)
             manage(job, self._model.adapters)
         elif job.method in PIN_METHODS:
             manage_pins(job, self._pins)

@@ -236,6 +236,11 @@ class Pins:
         if self.tiers is not None:
             self.tiers.remove(gone)
 
+    def disown(self, adapter: str) -> None:
+        """Let go of all in engine memory that was computed under an adapter."""
+        for handle in self.prefixes.forget(lambda kept: kept.mark.adapter == adapter):
+            self.unpin(handle)
+
     def held(self) -> tuple[list[Held], KVStatistics]:
         """The pins, and the figures of the tiers."""
         pins = [

@@ -234,7 +234,13 @@ class Recipe(Protocol):
 
 @runtime_checkable
 class Judging(Recipe, Protocol):
-    """A recipe that says itself what a step is to make smaller."""
+    """A recipe that says itself how the adapter starts, and what a step is to make smaller."""
+
+    def prepare(self, model: Any) -> None:
+        """Set the first weights of the adapter, and freeze what is not to be trained.
+
+        ``model`` is the base within peft, after ``rows``. The same in every life of a job.
+        """
 
     def loss(self, model: Any, rows: Sequence[tuple[list[int], list[int]]]) -> Any:
         """A tensor with one number, in nats a token, of encoded rows.

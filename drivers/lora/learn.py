@@ -63,7 +63,7 @@ class Learner:
     ) -> None:
         """Put new, empty layers into ``base``. Raises EINVAL for layers that it has not.
 
-        A ``recipe`` that has a ``loss`` of its own is asked for it.
+        A ``recipe`` that has first weights and a loss of its own is asked for them.
         """
         from peft import LoraConfig, get_peft_model
 
@@ -71,7 +71,6 @@ class Learner:
         self._spec = spec
         self._steps = steps
         self._pad = pad
-        self._own_loss = recipe.loss if isinstance(recipe, Judging) else None
         self.base = base
         config = LoraConfig(
             r=spec.rank,
@@ -87,6 +86,10 @@ class Learner:
                 f"the base takes no such adapter: {error}",
                 hint="`targets` are names of linear layers, such as q_proj; none for all",
             ) from error
+        self._own_loss = None
+        if isinstance(recipe, Judging):
+            recipe.prepare(self._model)
+            self._own_loss = recipe.loss
         named = [(n, p) for n, p in self._model.named_parameters() if p.requires_grad]
         self._named: dict[str, Any] = dict(named)
         self._optimizer = torch.optim.AdamW(

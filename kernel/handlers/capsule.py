@@ -41,7 +41,7 @@ async def export(
 async def import_(kernel: Kernel, caller: Process, call: capsule.Import) -> capsule.Imported:
     """A capsule that was uploaded."""
     space = await monitor.space(kernel, caller, call.space, "mem.write", "write")
-    quota = caller.quota.records
+    quota = kernel.accounts.limit(caller, "records")
     done: capsule.Imported = await kernel.memory.capsules.take(space, caller.apid, call, quota)
     kernel.log("info", "audit", f"apid {caller.apid} imported {done.records} records into {space}")
     return done

@@ -22,7 +22,8 @@ async def consolidate(
     space = await monitor.space(kernel, caller, call.space, "mem.consolidate", "write")
     monitor.allow_space(kernel, caller, space, "mem.read", "read")
     mine = kernel.miner.run(space) if call.model and not call.dry_run else None
-    task = Task(caller.apid, call.budget, call.dry_run, caller.quota.records, mine)
+    limit = kernel.accounts.limit(caller, "records")
+    task = Task(caller.apid, call.budget, call.dry_run, limit, mine)
     learned = await kernel.memory.consolidate(space, task)
     for record in learned.made:
         if record.rid:

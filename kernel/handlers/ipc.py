@@ -30,7 +30,7 @@ async def send(kernel: Kernel, caller: Process, call: ipc.Send) -> ipc.Sent:
     number = await kernel.mailboxes.send(
         receiver.apid,
         kernel.message(caller, call.body, type=call.type, reply_to=call.reply_to),
-        bound=kernel.mailbox_bound(receiver),
+        bound=kernel.accounts.limit(receiver, "mailbox"),
     )
     return ipc.Sent(id=number)
 

@@ -42,7 +42,7 @@ async def write(kernel: Kernel, caller: Process, call: mem.Write) -> mem.Written
         evidence=call.evidence,
     )
     _admit(kernel, held, [note], "mem.write")
-    quota = caller.quota.records
+    quota = kernel.accounts.limit(caller, "records")
     written = await kernel.memory.write(held.space, caller.apid, note, "mem.write", quota)
     kernel.wrote(written.rid, held.space)
     return written
@@ -53,8 +53,9 @@ async def write_many(kernel: Kernel, caller: Process, call: mem.WriteMany) -> me
     """Several records, all or none."""
     held = await monitor.some(kernel, caller, call.space, "mem.write", "write")
     _admit(kernel, held, call.notes, "mem.write_many")
+    limit = kernel.accounts.limit(caller, "records")
     written = await kernel.memory.write_many(
-        held.space, caller.apid, call.notes, "mem.write_many", caller.quota.records
+        held.space, caller.apid, call.notes, "mem.write_many", limit
     )
     for each in written:
         kernel.wrote(each.rid, held.space)
@@ -164,7 +165,7 @@ async def link(kernel: Kernel, caller: Process, call: mem.Link) -> mem.Written:
     )
     _admit(kernel, held, [note], "mem.link")
     written = await kernel.memory.write(
-        held.space, caller.apid, note, "mem.link", caller.quota.records
+        held.space, caller.apid, note, "mem.link", kernel.accounts.limit(caller, "records")
     )
     kernel.wrote(written.rid)
     return written

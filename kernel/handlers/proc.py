@@ -48,6 +48,19 @@ async def fork_call(kernel: Kernel, caller: Process, call: proc.Fork) -> proc.Sp
     return proc.Spawned(apid=await fork(kernel, parent, call.name, call.goal))
 
 
+@handles(proc.Checkpoint, waits=True)
+async def checkpoint(kernel: Kernel, caller: Process, call: proc.Checkpoint) -> proc.Checkpointed:
+    """An image of a process."""
+    process = monitor.target(kernel, caller, call.target, "proc.checkpoint")
+    return await kernel.images.checkpoint(caller, process, call.path)
+
+
+@handles(proc.Restore, waits=True)
+async def restore(kernel: Kernel, caller: Process, call: proc.Restore) -> proc.Restored:
+    """A process from an image."""
+    return await kernel.images.restore(caller, call)
+
+
 @handles(proc.ContextCall)
 def context(kernel: Kernel, caller: Process, call: proc.ContextCall) -> proc.Conversation:
     """The model context of a process."""
@@ -132,6 +145,12 @@ def nice(kernel: Kernel, caller: Process, call: proc.NiceCall) -> Empty:
 @handles(proc.Limit)
 async def limit(kernel: Kernel, caller: Process, call: proc.Limit) -> Quota:
     """Change limits; nobody raises its own."""
+    if call.user is not None:
+        if call.target is not None:
+            raise EINVAL("give a process or a user")
+        if not caller.caps.on("proc.limit"):
+            raise EPERM("the limits of users are not an agent's affair", capability="proc.limit:*")
+        return kernel.accounts.bind_user(call.user, call.quota)
     process = monitor.target(kernel, caller, call.target, "proc.limit")
     return await kernel.nurse.limit(caller, process, call.quota)
 
@@ -151,3 +170,16 @@ async def output(kernel: Kernel, caller: Process, call: proc.OutputCall, emit: E
         async for at, data in pieces:
             await emit(Output(apid=apid, at=at, data=data))
     return Output(apid=apid, at=ring.end, data=b"")
+
+
+@handles(proc.UsageCall)
+def usage(kernel: Kernel, caller: Process, call: proc.UsageCall) -> proc.Accounts:
+    """What was used, by whom."""
+    process = monitor.target(kernel, caller, call.target, "proc.info")
+    everything = caller.caps.on("proc.list")
+    others = [
+        other
+        for other in kernel.processes.live()
+        if call.all and (everything or other.session == caller.session)
+    ]
+    return kernel.accounts.usage(process, others)

@@ -101,7 +101,7 @@ async def _remember(
             if kernel.memory.sharing.lent(caller.apid, space):
                 monitor.allow_space(kernel, caller, space, "mem.write", "write")
             return await kernel.traces.record(
-                space, caller.apid, [trace, *mended], text, caller.quota.records
+                space, caller.apid, [trace, *mended], text, kernel.accounts.limit(caller, "records")
             )
     except EngramError as error:
         # The tool has been called, and its caller must have the answer.

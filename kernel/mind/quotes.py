@@ -23,7 +23,7 @@ _QUOTED = "|".join(f"{pair[0]}([^{pair}]*){pair[1]}" for pair in PAIRS)
 _QUOTATION = re.compile(
     _QUOTED + r"|(?<![^\W_])'(?=\S)([^']*(?:(?<=[^\W_])'(?=[^\W_])[^']*)*)'(?![^\W_])"
 )
-OBJECTS = ("target", "query", "rid", "adapter")
+OBJECTS = ("target", "query", "rid", "adapter", "handle")
 
 
 def quotations(text: str) -> list[tuple[int, int]]:

@@ -60,7 +60,7 @@ class Attach(Call, kw_only=True):
     target: Target | None = None
 
 
-@syscall(114, "kv.drop")
+@syscall(114, "kv.drop", destructive=True)
 class Drop(Call, kw_only=True):
     """Give a pinned prefix back: it is detached everywhere and its state erased."""
 

@@ -1,11 +1,11 @@
 """Processes: spawn, wait, signal, inspect. Numbers 1-31."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from syscalls.quota import AccountInfo
 from syscalls.shapes import (
-    AccountInfo,
     Apid,
     ChatMessage,
     Exit,
@@ -191,19 +191,62 @@ class Monitor(Call, kw_only=True):
     off: bool = False
 
 
-@syscall(13, "proc.checkpoint")
-class Checkpoint(Call, kw_only=True):
-    """Write an image of a process: space, mailbox, context, attachments."""
-
-    target: Target | None = None
-    path: str = ""
+ImagePath = Annotated[str, Meta(max_length=4096)]
 
 
-@syscall(14, "proc.restore", reply=Spawned)
-class Restore(Call, kw_only=True):
-    """Start a process from an image."""
+class Checkpointed(Shape):
+    """The image that was written."""
 
     path: str
+    """A bare name, or the file."""
+    bytes: int = 0
+    records: int = 0
+    messages: int = 0
+    seal: str = ""
+    """64 hexadecimal digits that name this image and no other."""
+    missing: list[str] = []
+    """What the process has and an image cannot hold."""
+
+
+@syscall(13, "proc.checkpoint", reply=Checkpointed)
+class Checkpoint(Call, kw_only=True):
+    """Write an image of a process as it is at one moment: space, mailbox, context, attachments.
+
+    It is whole, or what was there before stays. ``path`` is a bare name in the data directory's
+    ``images`` (default: the APID), or, with ``proc.checkpoint:*``, a file: a path with a slash.
+    Raises ESRCH, EPERM, EINVAL (a session), EEXIST (the file is no image, or the image another's),
+    EDQUOT (too many images), EIO.
+    """
+
+    target: Target | None = None
+    path: ImagePath = ""
+
+
+class Restored(Shape):
+    """The new process, and what it has of the image."""
+
+    apid: int
+    records: int = 0
+    messages: int = 0
+    missing: list[str] = []
+    """What it had and has not any more, in words."""
+
+
+@syscall(14, "proc.restore", reply=Restored)
+class Restore(Call, kw_only=True):
+    """Start a process from an image; all of it is checked before anything is used.
+
+    It begins its program anew, as a child of the caller, with the space (a new one, or ``space``,
+    into which what is not there yet is taken), messages, context, declared state and
+    attachments of the image; its rights and limits are no more than the caller's. ``apid`` "same"
+    gives it its old number, where that is free (with ``proc.restore:*``). Raises ENOENT, EINVAL
+    (no whole image), EPERM, EEXIST (the number), EDQUOT, EIO.
+    """
+
+    path: Annotated[str, Meta(min_length=1, max_length=4096)]
+    apid: Literal["new", "same"] = "new"
+    name: Annotated[str, Meta(max_length=200)] = ""
+    space: SpaceRef | None = None
 
 
 @syscall(15, "proc.output", reply=Output, chunk=Output, capability="proc.info")

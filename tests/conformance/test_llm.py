@@ -182,8 +182,8 @@ async def it_streams_and_counts(llm: HostedLLM) -> None:
 async def a_slow_pace_makes_fewer_pieces(llm: HostedLLM) -> None:
     quick = await pieces(llm, GenerateRequest(prompt="hello", max_tokens=60))
     slow = await pieces(llm, GenerateRequest(prompt="hello", max_tokens=60, pace=1000.0))
-    assert len(slow) == 1 < len(quick)
-    assert slow[0].text == "".join(piece.text for piece in quick)
+    assert len(slow) <= 2 < len(quick)  # the first comes at once
+    assert "".join(piece.text for piece in slow) == "".join(piece.text for piece in quick)
 
 
 async def it_repeats_itself_by_seed(llm: HostedLLM) -> None:

@@ -442,7 +442,7 @@ def test_a_mounted_folder_is_followed_also_after_a_crash(tmp_path: Path) -> None
         kernel.kill()
         (folder / "one.txt").write_text("The password of the boathouse is chestnut.")
         (folder / "two.txt").unlink()
-        kernel.reboot()
+        kernel.reboot()  # init starts it again; who mounts it again is told so
         assert command(kernel, *words) == 0
         _until(kernel, folder / "two.txt", lambda found: found.state == "archived")
         with kernel.client() as client:

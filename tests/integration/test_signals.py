@@ -13,10 +13,12 @@ from tests.harness import BOUND, running
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from syscalls.shapes import Exit, ProcessInfo
+    from syscalls.shapes import Exit, ProcessInfo, Signal
     from tests.harness import RunningKernel
     from userland.client import BlockingClient
 
+EARLY: tuple[Signal, ...] = ("USR1", "USR2", "STOP", "CONT")
+LATE: tuple[Signal, ...] = ("TERM", "INT", "STOP", "CONT", "KILL", "USR1")
 GRACE = "2"
 """Seconds of grace: long enough to tell who is killed after it from who is not."""
 
@@ -145,16 +147,19 @@ def client(kernel: RunningKernel) -> Iterator[BlockingClient]:
         yield opened
 
 
-def until(met: Callable[[], Any]) -> Any:
+def until(met: Callable[..., Any], *arguments: Any) -> None:
     deadline = time.monotonic() + BOUND
-    while not (found := met()):
+    while not met(*arguments):
         assert time.monotonic() < deadline, "it does not come"
         time.sleep(0.01)
-    return found
 
 
 def written(client: BlockingClient, apid: int) -> str:
     return str(client.proc.output(target=apid).data.decode())
+
+
+def said(client: BlockingClient, apid: int, text: str, times: int = 1) -> bool:
+    return written(client, apid).count(text) >= times
 
 
 def info(client: BlockingClient, apid: int) -> ProcessInfo:
@@ -234,7 +239,7 @@ def test_an_executable_gets_real_signals_and_may_catch_int(client: BlockingClien
     for _ in range(2):
         before = written(client, apid).count("caught")
         client.proc.signal(target=apid, signal="INT")
-        until(lambda before=before: written(client, apid).count("caught") > before)
+        until(said, client, apid, "caught", before + 1)
     client.proc.signal(target=apid, signal="USR1")
     until(lambda: "one" in written(client, apid))
     time.sleep(float(GRACE) + 0.5)
@@ -251,17 +256,18 @@ def test_handlers_are_called_and_the_agent_goes_on(
 ) -> None:
     apid = start(client, kernel, "handler")
     waits(client, apid)
-    for name, said in (
+    steps: list[tuple[Signal, str]] = [
         ("USR1", "sync USR1"),
         ("USR2", "async USR2"),
         ("INT", "sync INT"),
         ("STOP", ""),
         ("CONT", "sync CONT"),
-    ):
+    ]
+    for name, words in steps:
         client.proc.signal(target=apid, signal=name)
-        until(lambda said=said: said in written(client, apid))
+        until(said, client, apid, words)
     client.proc.signal(target=apid, signal="INT")
-    until(lambda: written(client, apid).count("sync INT") == 2)
+    until(said, client, apid, "sync INT", 2)
     client.ipc.send(to=apid, body="", type="go")
     assert end(client, apid).value == ["USR1", "USR2", "INT", "CONT", "INT"]
 
@@ -322,7 +328,7 @@ def test_a_group_is_stopped_and_a_new_group_is_not(
     client.proc.signal(target=leader, signal="TERM", tree=True)
     assert end(client, leader).status == 143, "the ladder resumes it"
     for apid in (child, other):
-        until(lambda apid=apid: gone(client, apid))
+        until(gone, client, apid)
 
 
 def gone(client: BlockingClient, apid: int) -> bool:
@@ -341,9 +347,9 @@ def test_a_signal_just_after_the_spawn_is_not_an_end(
 ) -> None:
     for _ in range(5):
         apid = client.proc.spawn(program=str(kernel.data.parent / "survivor.py")).apid
-        for name in ("USR1", "USR2", "STOP", "CONT"):
+        for name in EARLY:
             client.proc.signal(target=apid, signal=name)
-        until(lambda apid=apid: "ready" in written(client, apid))
+        until(said, client, apid, "ready")
         client.proc.signal(target=apid, signal="TERM")
         assert end(client, apid).reason == "signal TERM"
 
@@ -351,6 +357,6 @@ def test_a_signal_just_after_the_spawn_is_not_an_end(
 def test_a_zombie_takes_signals_and_nothing_happens(client: BlockingClient) -> None:
     apid = client.proc.spawn(program="/bin/true").apid
     until(lambda: info(client, apid).state == "ZOMBIE")
-    for name in ("TERM", "INT", "STOP", "CONT", "KILL", "USR1"):
+    for name in LATE:
         client.proc.signal(target=apid, signal=name, group=True)
     assert end(client, apid).status == 0

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from drivers.contracts import Batch
 from syscalls.calls.capsule import Downloaded
 from syscalls.capsule import Header
 from syscalls.errors import EIO, ENOENT
-from ums.blobs import named
+from ums.blobs import Blobs, named
 from ums.capsule.adopt import Marks
-from ums.capsule.inbound import Intake
+from ums.capsule.inbound import Intake, Pouring
 from ums.capsule.outbound import Export
 from ums.capsule.redact import Redaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from random import Random
 
-    from drivers.contracts import Clock, Store
+    from drivers.contracts import Clock, Frozen, Store
     from syscalls.calls import capsule
-    from ums.blobs import Blobs
     from ums.spaces import Spaces
     from ums.view import Allows, Guard, View
 
@@ -53,7 +52,7 @@ class Capsules:
         from ums.adapters import Versions
 
         view = self._spaces.open(space)
-        header = Header(await self._machine(), space, view.header.name)
+        header = Header(await self.machine(), space, view.header.name)
         known = Versions(self._store, self._clock).all(space) if allows is None else []
         return Export(
             self._store,
@@ -84,6 +83,35 @@ class Capsules:
         await self._blobs.drop(space, call.capsule)
         return done
 
+    def export_at(self, space: int, frozen: Frozen, machine: str) -> Export:
+        """An export of all of a space as it was at a moment. Raises ENOENT."""
+        store = cast("Store", frozen)
+        view = self._spaces.at(space, frozen)
+        return Export(
+            store,
+            Blobs(store, self._clock, self._random),
+            view,
+            self._homes(view),
+            Redaction(()),
+            None,
+            Header(machine, space, view.header.name),
+            self._clock.now(),
+        )
+
+    async def pour(
+        self, space: int, writer: int, source: Callable[[], Iterator[bytes]], limit: int | None
+    ) -> capsule.Imported:
+        """Import a capsule whose bytes ``source`` gives, as often as it is asked.
+
+        Raises EINVAL, EDQUOT, and what ``source`` does.
+        """
+        intake = Pouring(self._spaces.open(space), self._blobs, Marks(writer), source)
+        await intake.check("", limit)
+        try:
+            return await intake.take()
+        finally:
+            self._changed(space)
+
     def download(self, space: int, rid: str, at: int, guard: Guard | None = None) -> Downloaded:
         """A piece of the original that a record names. Raises ENOENT, EPERM, EIO."""
         view = self._spaces.open(space)
@@ -98,7 +126,7 @@ class Capsules:
         homes = (self._spaces.home(layer) for layer in view.stack.layers)
         return list(dict.fromkeys([view.number, *homes]))
 
-    async def _machine(self) -> str:
+    async def machine(self) -> str:
         """What tells this system from others; made when it is first asked for."""
         value = self._store.get("meta", MACHINE)
         if value is None:

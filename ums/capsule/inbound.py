@@ -31,14 +31,15 @@ from syscalls.capsule import (
     decode,
 )
 from syscalls.errors import EDQUOT, EINVAL
+from ums.blobs import Blob
 from ums.capsule.adopt import Incoming, Taken
 from ums.rid import pack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from syscalls.capsule import Frame
-    from ums.blobs import Blob, Blobs
+    from ums.blobs import Blobs
     from ums.capsule.adopt import AdoptingSpace, Marks
 
 PAGE = 64
@@ -137,13 +138,18 @@ class Intake:
 
     async def check(self, seal: str = "", limit: int | None = None) -> None:
         """Read all of it; nothing is changed. Raises CapsuleError, EDQUOT, EIO."""
-        fresh = 0
+        fresh = size = 0
         for count, frame in enumerate(self._frames(seal), 1):
             value = self.found.take(frame)
             if count % PAGE == 0:
                 await trio.lowlevel.checkpoint()
             if isinstance(value, Entry) and not self.space.knows(value.rid):
                 fresh += 1
+                size += len(frame.payload)
+            if frame.kind == "P":
+                size += len(frame.payload)
+        if limit is not None:
+            self.space.meter.admit(self.space.number, fresh, size)
         if limit is not None and self.space.info().records + fresh > limit:
             raise EDQUOT(
                 f"the capsule has {fresh} records that are new; the space may hold {limit}",
@@ -192,9 +198,12 @@ class Intake:
             await self.blobs.upload(self.space.number, head.hash, head.size, at, piece)
         return at + len(piece)
 
+    def _pieces(self) -> Iterator[bytes]:
+        return self.blobs.pieces(self.name, self.blob)
+
     def _frames(self, seal: str = "") -> Iterator[Frame]:
         cut = Unsealer()
-        for piece in self.blobs.pieces(self.name, self.blob):
+        for piece in self._pieces():
             yield from cut.feed(piece)
         cut.finish()
         self.found.seal = cut.seal.hex()
@@ -203,6 +212,23 @@ class Intake:
                 "this is another capsule: its seal is not the one that was asked for",
                 seal=self.found.seal,
             )
+
+
+class Pouring(Intake):
+    """An import of a capsule that is not uploaded: of bytes that can be read again."""
+
+    def __init__(
+        self,
+        space: AdoptingSpace,
+        blobs: Blobs,
+        marks: Marks,
+        source: Callable[[], Iterator[bytes]],
+    ) -> None:
+        super().__init__(space, blobs, "", Blob(0, 0, 0.0), marks)
+        self._source = source
+
+    def _pieces(self) -> Iterator[bytes]:
+        return self._source()
 
 
 def _sane(value: Entry | Past) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from syscalls.calls.capsule import Export, Exported, Import, Imported, Redact
-from syscalls.calls.proc import Spawn
+from syscalls.calls.proc import ListCall, Spawn
 from syscalls.errors import ECONFLICT, EINVAL, ENOENT
 from userland.client import BlockingClient
 from userland.context import Context, here, reference, space_argument
@@ -98,17 +98,25 @@ def mem_mount(context: Context, options: argparse.Namespace) -> int:
     args += ["--hidden"] if options.hidden else []
     args += ["--no-original"] if options.no_original else []
     client = context.memory()
+    goal = f"keep {folder} indexed"
+    known = [one for one in client.call(ListCall()).processes if one.goal == goal and not one.exit]
+    if known:
+        context.value(
+            {"apid": known[0].apid, "folder": str(folder)},
+            f"process {known[0].apid} keeps {folder} indexed already",
+        )
+        return 0
     call = Spawn(
         program="folder",
         name=f"mount {folder}"[-60:],
-        goal=f"keep {folder} indexed",
+        goal=goal,
         args=[*args, str(folder)],
         space=reference(space) if isinstance(space, str) else client.sys.session().space,
         restart="permanent",
         cwd=here(),
     )
     apid = client.call(call).apid
-    text = f"process {apid} keeps {folder} indexed; `engram kill {apid}` ends that"
+    text = f"process {apid} keeps {folder} indexed; `engram init stop {apid}` ends that"
     context.value({"apid": apid, "folder": str(folder)}, text)
     return 0
 
