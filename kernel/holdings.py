@@ -46,6 +46,7 @@ class Holdings:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
+        kernel.memory.on_growth(self)
         self._of: dict[int, Holding] = {}
         self._pinned: set[int] = set()
         """Those with a prefix that takes something."""

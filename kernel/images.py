@@ -67,6 +67,8 @@ class Images:
         self.album = Album(Path(kernel.settings.data))
         self._limiter = trio.CapacityLimiter(AT_ONCE)
         self._busy: set[Path] = set()
+        self._spaces: set[int] | None = None
+        """Spaces that the album may hold images of; None before it was looked at."""
         self._written = self._bytes = self._restored = self._removed = 0
 
     # --- checkpoint
@@ -149,6 +151,8 @@ class Images:
             export = kernel.memory.capsules.export_at(header.space, frozen, machine)
             header.space_name = export.header.name
 
+        if self._spaces is not None:
+            self._spaces.add(header.space)
         out = Output(kernel, self.album, place)
         try:
             await out.open()
@@ -295,10 +299,14 @@ class Images:
         """Records of a space have gone: remove the album's images of it."""
         if event not in GONE or self._kernel.settings.forgotten_images == "keep":
             return
-        offload, machine = (
-            self._kernel.machine.offload,
-            await self._kernel.memory.capsules.machine(),
-        )
+        offload = self._kernel.machine.offload
+        if self._spaces is None:
+            headers = (await offload(self.album.headers)).values()
+            self._spaces = {header.space for header in headers}
+        if space not in self._spaces:
+            return
+        self._spaces.discard(space)
+        machine = await self._kernel.memory.capsules.machine()
         for place, header in (await offload(self.album.headers)).items():
             if header.machine == machine and header.space == space:
                 await offload(partial(place.unlink, missing_ok=True))

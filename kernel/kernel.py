@@ -115,9 +115,7 @@ class Kernel:
         self.memory.keeper.on_gone(self._unlearn)
         self._background: trio.Nursery | None = None
         self.accounts = Accounts(self)
-        self.default_quota = self.accounts.default
         self.holdings = Holdings(self)
-        self.memory.on_growth(self.holdings)
         self.connections: dict[int, Connection] = {}
         self.nurse = Nurse(self)
         self.tools = Tools(self)
@@ -148,7 +146,7 @@ class Kernel:
                 name="init",
                 kind="init",
                 caps=compiled(frozenset({ALL})),
-                quota=kernel.default_quota,
+                quota=kernel.accounts.default,
             ),
         )
         kernel.processes.started(kernel.init)

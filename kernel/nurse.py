@@ -266,9 +266,10 @@ class Nurse:
         await self.signal(process, "TERM", kernel.init)
 
     async def settled(self, apid: int) -> None:
-        """Wait until all that follows from the end of a process is done; at once for none."""
+        """Wait until all that follows from the end of a process is done; at once before it."""
         watched = self._watched.get(apid)
-        if watched is not None:
+        alive = any(process.apid == apid for process in self._kernel.processes.live())
+        if watched is not None and not alive:
             await watched.ended.wait()
 
     # --- while it lives
@@ -340,7 +341,7 @@ class Nurse:
                 used=children,
                 whose=f"process {parent.apid}",
             )
-        base = kernel.default_quota if parent.kind in ("init", "session") else parent.quota
+        base = kernel.accounts.default if parent.kind in ("init", "session") else parent.quota
         if wanted is None:
             return base
         if parent.kind not in ("init", "session"):

@@ -9,6 +9,7 @@ kernel that wrote it could vouch for: keys and values get the mark of the new sp
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -131,9 +132,10 @@ class Rebirth:
     async def _attach(self, child: Process, held: Attached) -> None:
         """Pin its prefix anew; it is computed when there is an engine for it."""
         kernel, home = self._kernel, self._kernel.memory.view(child.space)
+        renamed = partial(kernel.memory.capsules.renamed, child.space)
         sources = []
         for rid, space in held.rids:
-            ours = home.renamed(rid)
+            ours = renamed(rid)
             if space != self._image.header.space or not home.sees(pack(ours)):
                 self.missing.append(f"the prefix {held.handle}: record {rid} is not there")
                 return

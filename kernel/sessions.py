@@ -285,7 +285,7 @@ class Sessions:
                 name=f"session-{peer.pid}",
                 kind="session",
                 caps=compiled(frozenset({ALL})),
-                quota=kernel.default_quota,
+                quota=kernel.accounts.default,
             ),
         )
         process.pid = peer.pid

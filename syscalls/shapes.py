@@ -26,6 +26,7 @@ ProcKind = Literal["init", "session", "python", "exec"]
 Restart = Literal["permanent", "transient", "temporary"]
 Ended = Literal["normal", "exit", "exception", "signal", "killed", "linked", "lost"]
 Grouping = Literal["new", "inherit"]
+Numbering = Literal["new", "same"]
 Steering = Literal["status", "reload", "start", "stop"]
 """What can be done with what init runs."""
 Access = Literal["read", "write"]

@@ -138,7 +138,7 @@ class World:
                 name="shell",
                 kind="session",
                 caps=compiled(frozenset(grants or {ALL})),
-                quota=kernel.default_quota,
+                quota=kernel.accounts.default,
             ),
         )
         kernel.processes.started(process)

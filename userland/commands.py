@@ -40,6 +40,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("run", "process", "start a program or a declared agent (tutor.md); wait for its end"),
     Command("spawn", "process", "start a program in the background"),
     Command("fork", "process", "a child with another's memory and context as they are now"),
+    Command("checkpoint", "image", "write an image of a process: memory, messages, context"),
+    Command("restore", "image", "start a process from an image"),
     Command("ps", "process", "list the processes"),
     Command("kill", "process", "send a signal"),
     Command("wait", "process", "wait for a process to end"),

@@ -23,6 +23,10 @@ class NotRunning(ENODEV):
     """No kernel serves the data directory."""
 
 
+class Unfit(ENODEV):
+    """A program lacks something here that it needs: said in a line, without a traceback."""
+
+
 class Disconnected(EIO):
     """The kernel has closed the connection: it stopped, or it ended this process."""
 

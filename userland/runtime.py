@@ -43,7 +43,7 @@ from syscalls.shapes import Signal
 from userland.agent import Agent
 from userland.channel import Channel
 from userland.dispositions import NUMBERS
-from userland.place import Disconnected
+from userland.place import Disconnected, Unfit
 
 AGENTS = "userland.agents"
 ORPHANED = 128 + signal.SIGHUP
@@ -270,7 +270,8 @@ def _failed(error: BaseException) -> Ending:
         return _left(only)
     if isinstance(only, Disconnected):
         os._exit(ORPHANED)
-    traceback.print_exception(error)
+    if not isinstance(only, Unfit):
+        traceback.print_exception(error)
     text = " ".join(traceback.format_exception_only(only)[0].split())
     if isinstance(only, EngramError):
         text = str(only)

@@ -120,12 +120,15 @@ class _BlockingProc:
         *,
         target: int | str | None = ...,
         path: str = ...,
-    ) -> syscalls.table.Empty: ...
+    ) -> syscalls.calls.proc.Checkpointed: ...
     def restore(
         self,
         *,
         path: str,
-    ) -> syscalls.calls.proc.Spawned: ...
+        apid: syscalls.shapes.Numbering = ...,
+        name: str = ...,
+        space: int | str | None = ...,
+    ) -> syscalls.calls.proc.Restored: ...
     def output(
         self,
         *,
@@ -886,12 +889,15 @@ class _AsyncProc:
         *,
         target: int | str | None = ...,
         path: str = ...,
-    ) -> syscalls.table.Empty: ...
+    ) -> syscalls.calls.proc.Checkpointed: ...
     async def restore(
         self,
         *,
         path: str,
-    ) -> syscalls.calls.proc.Spawned: ...
+        apid: syscalls.shapes.Numbering = ...,
+        name: str = ...,
+        space: int | str | None = ...,
+    ) -> syscalls.calls.proc.Restored: ...
     async def output(
         self,
         *,

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from syscalls.calls import ipc, mem, tool
-from syscalls.errors import EINVAL, ENODEV, ENOENT, CallerFault, EngramError
+from syscalls.errors import EINVAL, ENOENT, CallerFault, EngramError
 from syscalls.shapes import ChatMessage
+from userland.place import Unfit
 from userland.steps import Recall, Remember, Reply, Step, UseTool, schema, step_of
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Thinker:
         self._key = f"task/{agent.name[:200]}/{hashlib.sha256(goal).hexdigest()[:16]}"
 
     async def run(self) -> str:
-        """Work on the goal, or serve; the last answer. Raises ENODEV, ENOENT: what it lacks."""
+        """Work on the goal, or serve; the last answer. Raises Unfit: what it lacks."""
         await self._check()
         answer = ""
         task = await self._unfinished()
@@ -92,13 +93,13 @@ class Thinker:
         drivers = {driver.name: driver for driver in (await self._agent.sys.info()).drivers}
         model = drivers["llm"]
         if model.state in ("absent", "failed"):
-            raise ENODEV(
+            raise Unfit(
                 f"{self._agent.name} needs a general language model, and {_lack(model.state)}; "
                 "nano only turns intents into calls",
                 hint="`engram boot --model FOLDER_OR_NAME`, or openai:MODEL@URL for a server",
             )
         if self._said.model and self._said.model != model.kind:
-            raise ENODEV(
+            raise Unfit(
                 f"{self._agent.name} wants the model {self._said.model}, attached is {model.kind}",
                 hint="boot with that model, or leave `model` out of the file",
             )
@@ -106,7 +107,7 @@ class Thinker:
         for name in self._said.tools:
             found = [one for one in offered if one.alive and fnmatch.fnmatchcase(one.name, name)]
             if not found:
-                raise ENOENT(
+                raise Unfit(
                     f"nobody offers the tool {name}",
                     hint="`engram tool list`; `engram tool mount` mounts an MCP server",
                 )

@@ -1,6 +1,6 @@
 """Processes: spawn, wait, signal, inspect. Numbers 1-31."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from msgspec import Meta
 
@@ -10,6 +10,7 @@ from syscalls.shapes import (
     ChatMessage,
     Exit,
     Grouping,
+    Numbering,
     Output,
     ProcessInfo,
     Quota,
@@ -244,7 +245,7 @@ class Restore(Call, kw_only=True):
     """
 
     path: Annotated[str, Meta(min_length=1, max_length=4096)]
-    apid: Literal["new", "same"] = "new"
+    apid: Numbering = "new"
     name: Annotated[str, Meta(max_length=200)] = ""
     space: SpaceRef | None = None
 

@@ -23,7 +23,7 @@ from kernel.mind.chat import ChatDialect
 from kernel.mind.dialect import Seat
 from kernel.mind.loop import Mind
 from kernel.nurse import AGENT_CAPS
-from kernel.promotion import IDLE
+from kernel.promotion import IDLE, LONGEST, MOST, Promotion
 from syscalls.capability import compiled
 from syscalls.errors import EINVAL, ENOENT, EPERM
 from syscalls.shapes import ChatMessage
@@ -360,6 +360,21 @@ def test_a_model_elsewhere_gets_no_pins_and_nothing_fails(tmp_path: Path) -> Non
         assert not [
             line for line in kernel.stderr().splitlines() if "kv" in line and "error" in line
         ]
+
+
+def test_what_is_seen_of_generations_is_bounded() -> None:
+    """Many long conversations: those that were seen last are known."""
+    policy, most = Promotion(), 0
+    for number in range(3 * MOST // LONGEST):
+        for apid in (number, 10_000):
+            policy.saw(apid, [ChatMessage("user", f"{number} " + "x" * (LONGEST - 100))], 0, 0.0)
+        held = {apid: sum(map(len, texts)) for apid, texts in policy._seen.items()}
+        assert sum(held.values()) == policy._held <= MOST
+        assert 10_000 in held
+        most = max(most, policy._held)
+    assert most > MOST / 2
+    policy.forget()
+    assert (policy._held, len(policy._seen)) == (0, 0)
 
 
 # --- rights

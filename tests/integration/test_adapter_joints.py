@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from syscalls.launch import Launch
     from syscalls.shapes import Usage
     from tests.minds import Sys
+    from tests.simulation import Program
     from userland.channel import Channel
 
 MANUAL = "the manual says what the agent remembers and what the user said. " * 16
@@ -126,7 +127,7 @@ async def home(joint: Joint) -> tuple[Channel, int]:
 async def test_pins_and_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One host for all of these: loading the library takes longer than the rest."""
     monkeypatch.setattr("kernel.keeping.EVERY", 0.2)
-    programs = {"branch": branch}
+    programs: dict[str, Program] = {"branch": branch}
     async with hosted(tmp_path) as model, system(3, programs) as running:
         model_folder = tmp_path / "model"
         weights = [tiny_adapter(model_folder, tmp_path / f"weights{n}", n) for n in range(3)]

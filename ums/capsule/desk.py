@@ -112,6 +112,10 @@ class Capsules:
         finally:
             self._changed(space)
 
+    def renamed(self, space: int, rid: str) -> str:
+        """The rid that a record of elsewhere has in a space that took it."""
+        return self._spaces.open(space).renamed(rid)
+
     def download(self, space: int, rid: str, at: int, guard: Guard | None = None) -> Downloaded:
         """A piece of the original that a record names. Raises ENOENT, EPERM, EIO."""
         view = self._spaces.open(space)
