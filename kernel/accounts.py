@@ -157,9 +157,10 @@ class Accounts:
     def close(self, process: Process) -> None:
         """A process has ended: what it has used up stays counted, in the accounts above it."""
         account = self._of.get(process.apid)
-        if account is None or account.apid != process.apid:
+        if account is None:
             return
-        if not (account.own["records"] or account.own["bytes"] or account.own["kv"]):
+        holds = account.own["records"] or account.own["bytes"] or account.own["kv"]
+        if not holds or account.apid != process.apid:
             del self._of[process.apid]
         if account.parent is not None:
             account.parent.charge("children", -1)

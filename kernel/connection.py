@@ -34,8 +34,8 @@ TURNS = 64
 """Reads without waiting after which other tasks get their turn."""
 OUTBOX = 1 << 20
 """Bytes of unsent replies above which nothing more is read."""
-FREE = frozenset({"proc.exit", "proc.limit"})
-"""Capabilities of the calls that no quota refuses: to end, and to have more."""
+FREE = frozenset({"proc.exit", "proc.limit", "proc.usage"})
+"""The calls that no quota refuses: to end, to see why, and to have more."""
 
 encode = msgspec.msgpack.Encoder().encode
 
@@ -198,7 +198,7 @@ class Connection:
                 raise EINVAL(f"seq {seq} is not a new positive number")
             handler = trap.HANDLERS.lookup(request.number)
             account = kernel.accounts.of(process)
-            free = handler.entry.capability in FREE
+            free = handler.entry.name in FREE
             if not free:
                 account.check("calls")
             account.charge("calls", 1)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from syscalls.errors import MachineFault
+
 if TYPE_CHECKING:
     from kernel.account import Account
     from kernel.kernel import Kernel
@@ -99,9 +101,12 @@ class Holdings:
 
     async def census(self) -> None:
         """Look at every space: only then is it known what each user stores."""
-        for space in self._kernel.memory.numbers():
-            self._holding(space)
-            await trio.lowlevel.checkpoint()
+        try:
+            for space in self._kernel.memory.numbers():
+                self._holding(space)
+                await trio.lowlevel.checkpoint()
+        except MachineFault as error:
+            self._kernel.log("error", "quota", f"not all that is stored is counted: {error}")
 
     def _holding(self, space: int) -> Holding:
         holding = self._of.get(space)

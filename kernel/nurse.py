@@ -82,8 +82,10 @@ class Watched(msgspec.Struct):
     child: Any
     ended: trio.Event
     declared: Declared | None = None
-    bound: trio.Event = msgspec.field(default_factory=trio.Event)
-    """Set and replaced when it gets other limits."""
+    tasks: trio.Nursery | None = None
+    """What goes on while it lives."""
+    bound: trio.Event | None = None
+    """Set and replaced when its time may have changed; None while nobody looks at that."""
     over: str = ""
     """Why the kernel has ended it, where it has."""
 
@@ -227,9 +229,11 @@ class Nurse:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(connection.serve)
                 nursery.start_soon(watched.output.pump, out_read)
-                nursery.start_soon(self._outlive, process, watched)
+                watched.tasks = nursery
+                self._time(process, watched)
                 ended = await child.wait()
                 nursery.cancel_scope.deadline = trio.current_time() + DRAIN
+                watched.tasks = None
             declared = watched.declared
             status, reason, value = ended.status, ended.reason, None
             if declared is not None:
@@ -243,6 +247,15 @@ class Nurse:
             self._ended.append(process.apid)
             while len(self._ended) > KEPT_OUTPUTS:
                 del self._watched[self._ended.popleft()]
+
+    def _time(self, process: Process, watched: Watched) -> None:
+        """Look at a process's time, where it has one."""
+        timed = self._kernel.accounts.of(process).deadline < inf or "life" in process.quota.soft
+        if watched.bound is not None:
+            watched.bound.set()
+        elif watched.tasks is not None and timed:
+            watched.bound = trio.Event()
+            watched.tasks.start_soon(self._outlive, process, watched)
 
     async def _outlive(self, process: Process, watched: Watched) -> None:
         """End a process when its time is over, as TERM does; warn at its soft limit before."""
@@ -313,8 +326,10 @@ class Nurse:
             watched.child.limit(quota)
         process.quota = quotas.merged(process.quota, quota)
         self._kernel.accounts.bind(process)
-        for each in self._watched.values() if quota.life or quota.soft else ():
-            each.bound.set()  # those that descend from it have to end, too
+        if quota.life is not None or "life" in quota.soft:  # what descends from it has to end, too
+            for each in self._kernel.processes.live():
+                if each.apid in self._watched:
+                    self._time(each, self._watched[each.apid])
         return process.quota
 
     def statistics(self) -> dict[str, int]:

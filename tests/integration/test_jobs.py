@@ -121,8 +121,8 @@ def test_a_session_is_left_and_taken_up_at_another_terminal(
         third.until(rf"\[1\] {bee} +stopped")
         third.until(PROMPT)
         third.type("bg\r")
+        until(lambda: client.proc.info(target=bee).state != "STOPPED")
         third.until(PROMPT)
-        assert client.proc.info(target=bee).state != "STOPPED"
         third.type("kill bee\r")
         third.until(PROMPT)
         third.type("wait bee\r")
