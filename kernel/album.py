@@ -119,15 +119,15 @@ def refuse_other(place: Path) -> None:
 def open_image(place: Path) -> BinaryIO:
     """An image to be read. Raises ENOENT, EINVAL, EIO."""
     try:
-        file = os.fdopen(os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
+        number = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as error:
         raise ENOENT(f"there is no image {place}") from error
     except OSError as error:
         raise _failed(place, error) from error
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
         raise EINVAL(f"{place} is not a file")
-    return file
+    return os.fdopen(number, "rb")
 
 
 def blocks(file: BinaryIO) -> Iterator[bytes]:

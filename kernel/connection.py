@@ -82,7 +82,7 @@ class Connection:
         """Calls that a signal has cancelled."""
         self._waiting = 0
         self._nursery: trio.Nursery | None = None
-        self._closing = False
+        self._closing = self._silent = False
         self._errors = 0
         self._received = 0
         self._sent = 0
@@ -130,6 +130,14 @@ class Connection:
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
 
+    def silence(self) -> None:
+        """Its process is being killed: end its calls, answer nothing, heed nothing more.
+
+        The connection stays open until the process has ended: who sees it close may end by itself.
+        """
+        self._silent = True
+        self.cancel_calls()
+
     def cancel_calls(self, signal: str = "") -> None:
         """Cancel every call in flight; each is answered with ECANCELED, which names the signal."""
         for seq, scope in self._running.items():
@@ -158,7 +166,7 @@ class Connection:
                 return
             self._received += len(data)
             try:
-                bodies = self._framer.feed(data)
+                bodies = [] if self._silent else self._framer.feed(data)
                 alone = len(bodies) == 1 and not self._running
                 for body in bodies:
                     begun = self._request(wire.decode_request(body))
@@ -303,7 +311,8 @@ class Connection:
         self._finish(request, told.number, encode(told.to_value()), began)
 
     def _answer(self, seq: int, code: int, value: bytes) -> None:
-        self._outbox += wire.frame([seq, code, msgspec.Raw(value)])
+        if not self._silent:
+            self._outbox += wire.frame([seq, code, msgspec.Raw(value)])
 
     def _try_send(self) -> None:
         """Send what the socket takes now; the flusher sends the rest."""

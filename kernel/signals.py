@@ -157,7 +157,7 @@ class Signals:
                 nursery=kernel.nurse.nursery,
             )  # fmt: skip
         if name == "KILL" and (connection := kernel.connections.get(process.apid)) is not None:
-            connection.close()  # what it has sent already would start children for a dead parent
+            connection.silence()  # what it has sent already would start children of the dead
         if stopped and process.state != "STOPPED":
             kernel.schedulers.release(process.apid)
 

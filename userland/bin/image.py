@@ -4,8 +4,7 @@ import argparse
 import os
 
 from syscalls.calls.proc import Checkpoint, Checkpointed, Restore, Restored
-from userland.context import Context
-from userland.results import reference
+from userland.context import Context, reference
 
 
 def checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
