@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks._harness import kernel, percentile, report, timed
-from syscalls.shapes import Note
+from syscalls.records import Note
 from userland.client import BlockingClient
 
 ROUNDS = 15

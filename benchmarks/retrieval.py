@@ -35,7 +35,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks._harness import kernel
-from syscalls.shapes import Note
+from syscalls.records import Note
 from ums.settings import SIGNALS
 from userland.client import BlockingClient
 

@@ -15,7 +15,7 @@ import numpy
 
 from benchmarks._harness import kernel, percentile, report, timed
 from syscalls.calls import mem
-from syscalls.shapes import Note
+from syscalls.records import Note
 from userland.client import BlockingClient
 
 DIMENSION = 384

@@ -12,7 +12,7 @@ there is a new layer to freeze each time.
 
 from benchmarks._harness import kernel, percentile, report, timed
 from syscalls.calls.sys import Session
-from syscalls.shapes import Note
+from syscalls.records import Note
 from userland.client import BlockingClient
 
 ROUNDS = 10

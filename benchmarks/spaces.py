@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._harness import kernel, percentile, report
-from syscalls.shapes import Note
+from syscalls.records import Note
 from userland.client import BlockingClient
 
 RECORDS = 5

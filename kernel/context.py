@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from kernel.counting import Counter
     from kernel.mind.policy import Policy
-    from syscalls.shapes import Hit, Record
+    from syscalls.records import Hit, Record
     from ums.working import Laid
 
 PART = 4

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from kernel.tidy import Tidier
     from kernel.training import Training
     from procs.process import Process
-    from syscalls.shapes import Record
+    from syscalls.records import Record
     from syscalls.table import Call
 
 BOOT = b"boot"

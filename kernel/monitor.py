@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from syscalls.errors import ENOENT, EPERM
-from syscalls.shapes import AuditLine
+from syscalls.records import AuditLine
 from ums.records import NOTHING
 from ums.sharing import EVERYTHING, Scope
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from kernel.kernel import Kernel
     from procs.process import Process
-    from syscalls.shapes import Access, Filter
+    from syscalls.records import Filter
+    from syscalls.shapes import Access
     from ums.records import Stored
     from ums.view import Allows, Guard
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from drivers.llm.contract import GenerateRequest
     from kernel.kernel import Kernel
     from procs.process import Process
-    from syscalls.shapes import Hit, Level, Record
+    from syscalls.records import Hit, Record
+    from syscalls.shapes import Level
 
 RECALLED = 10
 """Hits that a context is offered."""

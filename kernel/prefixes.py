@@ -25,7 +25,7 @@ from kernel.keeping import LOCAL, Keeping
 from kernel.outlived import renounce, review
 from syscalls.calls import kv, mem
 from syscalls.errors import EAGAIN, EDQUOT, EINVAL, ENOENT
-from syscalls.shapes import Note
+from syscalls.records import Note
 from ums.adapters import reference
 from ums.prefixes import Prefix, Source, engine_name
 
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from kernel.habits import Begun
     from kernel.kernel import Kernel
     from procs.process import Process
-    from syscalls.shapes import ChatMessage, Record, Usage
+    from syscalls.records import Record
+    from syscalls.shapes import ChatMessage, Usage
     from ums.adapters import Version
 
 FOUND = 20

@@ -17,7 +17,7 @@ from kernel.bases import answer, base_of, is_right
 from kernel.job import Order
 from syscalls.calls import lora
 from syscalls.errors import EINVAL, ETIME
-from syscalls.shapes import Note
+from syscalls.records import Note
 from ums import questions
 from ums.questions import Question
 

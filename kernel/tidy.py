@@ -34,7 +34,8 @@ from ums.rid import pack, unpack
 if TYPE_CHECKING:
     from drivers.contracts import Clock, Embedder, Offload, Store
     from kernel.mind.policy import Policy
-    from syscalls.shapes import LifeEvent, Record, RecordState
+    from syscalls.records import Record
+    from syscalls.shapes import LifeEvent, RecordState
     from ums.forgetting import Keeping, Reader, Standing
     from ums.lifecycle import Fate
     from ums.living import Reason

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from kernel.adapters import Adapters
     from kernel.bases import Base
     from kernel.kernel import Kernel
-    from syscalls.shapes import Record
+    from syscalls.records import Record
 
 SPEC = "spec.json"
 REVIEW = 60.0

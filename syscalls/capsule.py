@@ -30,7 +30,8 @@ import msgspec
 from msgspec import Meta
 
 from syscalls.errors import EINVAL
-from syscalls.shapes import Content, Evidence, Fact, LifeEvent, RecordState, Rid, Segment, Taint
+from syscalls.records import Evidence, Fact
+from syscalls.shapes import Content, LifeEvent, RecordState, Rid, Segment, Taint
 
 MAGIC = b"ENGRAM\x1a\x01"
 SEAL = 32

@@ -12,7 +12,8 @@ import trio
 from drivers.llm.contract import LLMInfo, Piece
 from drivers.lora.contract import ADAPTER, Figures, Progress, Report, TrainerStatistics
 from kernel import monitor
-from syscalls.shapes import Fact, Usage
+from syscalls.records import Fact
+from syscalls.shapes import Usage
 from tests.minds import Sys, system
 from tests.simulation import run_seeded
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from syscalls.shapes import SEGMENTS, Hit
+from syscalls.records import Hit
+from syscalls.shapes import SEGMENTS
 from ums import records as form
 from ums.recall.query import words_of
 from ums.recall.sieve import Sieve

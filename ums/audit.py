@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from drivers.contracts import Batch
-from syscalls.shapes import AuditLine
+from syscalls.records import AuditLine
 from ums.records import after, space_key
 
 if TYPE_CHECKING:

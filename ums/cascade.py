@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from drivers.contracts import Store
-    from syscalls.shapes import Record
+    from syscalls.records import Record
     from ums.derived import DerivedSpace, Remake
     from ums.settings import Log
 

@@ -38,7 +38,7 @@ from ums.rid import pack
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from syscalls.shapes import Fact
+    from syscalls.records import Fact
     from ums.draft import Draft
     from ums.records import Stored
 

@@ -21,7 +21,7 @@ import msgspec
 import trio
 
 from syscalls.calls.learn import Consolidated, Refusal
-from syscalls.shapes import Fact
+from syscalls.records import Fact
 from ums import records as form
 from ums.draft import Draft
 from ums.extract import Doubtful, Statement, extract, speaker_of, unfit

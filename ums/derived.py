@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from syscalls.shapes import Evidence
+from syscalls.records import Evidence
 from ums import lifecycle
 from ums import records as form
 from ums.erasure import blank
@@ -42,7 +42,7 @@ from ums.rid import SIZE, pack, unpack
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from syscalls.shapes import Record
+    from syscalls.records import Record
     from ums.draft import Draft
     from ums.layers import Found
 

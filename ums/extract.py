@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from syscalls.shapes import Fact
+from syscalls.records import Fact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

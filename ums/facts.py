@@ -33,7 +33,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from syscalls.shapes import Fact
+from syscalls.records import Fact
 
 _ONE_AT_A_TIME = """
     lives_in works_at studies_at job_title email phone address location timezone age gender

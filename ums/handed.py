@@ -14,7 +14,7 @@ from ums.prefixes import HEAD, Source, holds
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from syscalls.shapes import Hit, Record
+    from syscalls.records import Hit, Record
 
 MOST = 2048
 """Records of one process."""

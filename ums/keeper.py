@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from drivers.contracts import Clock, Store
-    from syscalls.shapes import Record, RecordState
+    from syscalls.records import Record
+    from syscalls.shapes import RecordState
     from ums.activation import Uses
     from ums.lifecycle import Fate
     from ums.living import LivingSpace

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from drivers.contracts import Batch
-from syscalls.shapes import Evidence, Note
+from syscalls.records import Evidence, Note
 from ums import records as form
 from ums.claims import Claims
 from ums.draft import Draft
@@ -30,7 +30,7 @@ from ums.rid import pack, unpack
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from syscalls.shapes import Fact
+    from syscalls.records import Fact
     from ums.extract import Statement
     from ums.layers import Found
 

@@ -29,7 +29,7 @@ from ums.rid import pack, unpack
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from syscalls.shapes import Evidence
+    from syscalls.records import Evidence
     from ums.draft import Draft
     from ums.layers import Stack
     from ums.records import Stored

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 from drivers.contracts import Batch
 from syscalls.calls.mem import Search
 from syscalls.errors import EDQUOT, ENOENT
-from syscalls.shapes import AuditLine
+from syscalls.records import AuditLine
 from ums.attic import rummage
 from ums.parts import Parts
 from ums.reach import Reach
@@ -19,16 +19,8 @@ if TYPE_CHECKING:
 
     from syscalls.calls.learn import Consolidated
     from syscalls.calls.mem import Hits, Update, Written
-    from syscalls.shapes import (
-        Access,
-        Filter,
-        Grant,
-        Note,
-        Record,
-        Segment,
-        SpaceInfo,
-        Version,
-    )
+    from syscalls.records import Filter, Grant, Note, Record, SpaceInfo, Version
+    from syscalls.shapes import Access, Segment
     from ums.consolidate import Task
     from ums.moment import Moment
     from ums.records import Stored

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from drivers.contracts import Clock, Store
-    from syscalls.shapes import Record, Segment
+    from syscalls.records import Record
+    from syscalls.shapes import Segment
     from ums.view import Allows, Guard, View
 
 

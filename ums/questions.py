@@ -25,7 +25,7 @@ from syscalls.shapes import Rid
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from syscalls.shapes import Record
+    from syscalls.records import Record
 
 SHORTEST, LONGEST = 12, 600
 """Characters of a sentence that is taken."""

@@ -33,18 +33,8 @@ from typing import Any
 import msgspec
 
 from syscalls.errors import EINVAL, EIO
-from syscalls.shapes import (
-    SEGMENTS,
-    Evidence,
-    Fact,
-    Note,
-    Provenance,
-    Record,
-    RecordState,
-    Segment,
-    Taint,
-    Version,
-)
+from syscalls.records import Evidence, Fact, Note, Provenance, Record, Version
+from syscalls.shapes import SEGMENTS, RecordState, Segment, Taint
 from ums.rid import SIZE, pack, unpack
 
 FORMAT = 1

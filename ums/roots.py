@@ -17,7 +17,7 @@ from ums.rid import pack, unpack
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from syscalls.shapes import Record
+    from syscalls.records import Record
     from ums.adapters import Version
     from ums.view import View
 

@@ -19,7 +19,8 @@ import msgspec
 
 from drivers.contracts import Batch, Bucket, Clock, Store
 from syscalls.errors import ENOENT, EPERM
-from syscalls.shapes import Access, Filter, Grant
+from syscalls.records import Filter, Grant
+from syscalls.shapes import Access
 from ums.recall.sieve import matches
 from ums.records import NOTHING, Stored, space_key
 

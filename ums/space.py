@@ -20,7 +20,8 @@ import trio
 from drivers.contracts import Batch, Clock, Mismatch, Store
 from syscalls.calls.mem import Update, Written
 from syscalls.errors import EAGAIN, ECONFLICT, EDQUOT, EINVAL, ENOENT, EPERM
-from syscalls.shapes import LifeEvent, Note, RecordState, Segment
+from syscalls.records import Note
+from syscalls.shapes import LifeEvent, RecordState, Segment
 from ums import blobs, lifecycle, prefixes
 from ums import records as form
 from ums.activation import use_key

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
-from syscalls.shapes import Note
+from syscalls.records import Note
 from ums.records import TAGS
 from ums.roster import Roster
 from ums.tools import REFUSED_AFTER, Experience, Trace, digest

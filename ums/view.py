@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from syscalls.errors import ENOENT
-from syscalls.shapes import SEGMENTS, Record, Segment, SpaceInfo, Version
+from syscalls.records import Record, SpaceInfo, Version
+from syscalls.shapes import SEGMENTS, Segment
 from ums import records as form
 from ums.layers import Found, Layer, Stack, total
 from ums.records import TAGS, Attachment, Header, Stored

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from syscalls.errors import ENOENT
-from syscalls.shapes import Record
+from syscalls.records import Record
 from ums.records import TAGS
 from ums.roster import Roster
 

@@ -20,20 +20,8 @@ import trio
 
 from syscalls.calls import ipc, llm, mem, proc, supervise, tool
 from syscalls.launch import Launch
-from syscalls.shapes import (
-    Access,
-    ChatMessage,
-    Exit,
-    Filter,
-    Grant,
-    Hit,
-    Message,
-    ProcessInfo,
-    Record,
-    Segment,
-    Signal,
-    Version,
-)
+from syscalls.records import Filter, Grant, Hit, Record, Version
+from syscalls.shapes import Access, ChatMessage, Exit, Message, ProcessInfo, Segment, Signal
 from syscalls.table import Call
 from userland.channel import Channel, Stream
 from userland.dispositions import Dispositions, Handler

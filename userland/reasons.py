@@ -11,7 +11,7 @@ from userland.screen import short
 
 if TYPE_CHECKING:
     from syscalls.calls.mem import Hits
-    from syscalls.shapes import Hit, Parts
+    from syscalls.records import Hit, Parts
     from userland.context import Context
 
 _WORD = re.compile(r"[^\W_]{2,}")

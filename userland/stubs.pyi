@@ -19,6 +19,7 @@ import syscalls.calls.sys
 import syscalls.calls.tool
 import syscalls.calls.tree
 import syscalls.quota
+import syscalls.records
 import syscalls.shapes
 import syscalls.table
 
@@ -226,14 +227,14 @@ class _BlockingMem:
         sources: builtins.list[str] = ...,
         taint: syscalls.shapes.Taint = ...,
         idempotency: str = ...,
-        fact: syscalls.shapes.Fact | None = ...,
-        evidence: builtins.list[syscalls.shapes.Evidence] = ...,
+        fact: syscalls.records.Fact | None = ...,
+        evidence: builtins.list[syscalls.records.Evidence] = ...,
         space: int | str | None = ...,
     ) -> syscalls.calls.mem.Written: ...
     def write_many(
         self,
         *,
-        notes: builtins.list[syscalls.shapes.Note],
+        notes: builtins.list[syscalls.records.Note],
         space: int | str | None = ...,
     ) -> syscalls.calls.mem.WrittenMany: ...
     def read(
@@ -257,7 +258,7 @@ class _BlockingMem:
         query: str,
         segments: builtins.list[syscalls.shapes.Segment] | None = ...,
         k: int = ...,
-        filter: syscalls.shapes.Filter | None = ...,
+        filter: syscalls.records.Filter | None = ...,
         as_of: float | None = ...,
         known_at: float | None = ...,
         include_archived: bool = ...,
@@ -279,8 +280,8 @@ class _BlockingMem:
         valid_to: float | None = ...,
         sources: builtins.list[str] | None = ...,
         taint: syscalls.shapes.Taint | None = ...,
-        fact: syscalls.shapes.Fact | None = ...,
-        evidence: builtins.list[syscalls.shapes.Evidence] | None = ...,
+        fact: syscalls.records.Fact | None = ...,
+        evidence: builtins.list[syscalls.records.Evidence] | None = ...,
         expect: int | None = ...,
         space: int | str | None = ...,
     ) -> syscalls.calls.mem.Written: ...
@@ -332,7 +333,7 @@ class _BlockingMem:
         access: syscalls.shapes.Access = ...,
         space: int | str | None = ...,
         rid: str | None = ...,
-        filter: syscalls.shapes.Filter | None = ...,
+        filter: syscalls.records.Filter | None = ...,
         ttl: float | None = ...,
     ) -> syscalls.calls.mem.Granted: ...
     def revoke(
@@ -358,7 +359,7 @@ class _BlockingMem:
         valid_to: float | None = ...,
         sources: builtins.list[str] = ...,
         functional: bool | None = ...,
-        evidence: builtins.list[syscalls.shapes.Evidence] = ...,
+        evidence: builtins.list[syscalls.records.Evidence] = ...,
         space: int | str | None = ...,
     ) -> syscalls.calls.mem.Written: ...
     def graph(
@@ -419,7 +420,7 @@ class _BlockingMem:
         self,
         *,
         space: int | str | None = ...,
-    ) -> syscalls.shapes.SpaceInfo: ...
+    ) -> syscalls.records.SpaceInfo: ...
     def facts(
         self,
         *,
@@ -589,7 +590,7 @@ class _BlockingLora:
         base: str = ...,
         rank: int = ...,
         query: str | None = ...,
-        filter: syscalls.shapes.Filter | None = ...,
+        filter: syscalls.records.Filter | None = ...,
         k: int = ...,
         epochs: int = ...,
         steps: int = ...,
@@ -995,14 +996,14 @@ class _AsyncMem:
         sources: builtins.list[str] = ...,
         taint: syscalls.shapes.Taint = ...,
         idempotency: str = ...,
-        fact: syscalls.shapes.Fact | None = ...,
-        evidence: builtins.list[syscalls.shapes.Evidence] = ...,
+        fact: syscalls.records.Fact | None = ...,
+        evidence: builtins.list[syscalls.records.Evidence] = ...,
         space: int | str | None = ...,
     ) -> syscalls.calls.mem.Written: ...
     async def write_many(
         self,
         *,
-        notes: builtins.list[syscalls.shapes.Note],
+        notes: builtins.list[syscalls.records.Note],
         space: int | str | None = ...,
     ) -> syscalls.calls.mem.WrittenMany: ...
     async def read(
@@ -1026,7 +1027,7 @@ class _AsyncMem:
         query: str,
         segments: builtins.list[syscalls.shapes.Segment] | None = ...,
         k: int = ...,
-        filter: syscalls.shapes.Filter | None = ...,
+        filter: syscalls.records.Filter | None = ...,
         as_of: float | None = ...,
         known_at: float | None = ...,
         include_archived: bool = ...,
@@ -1048,8 +1049,8 @@ class _AsyncMem:
         valid_to: float | None = ...,
         sources: builtins.list[str] | None = ...,
         taint: syscalls.shapes.Taint | None = ...,
-        fact: syscalls.shapes.Fact | None = ...,
-        evidence: builtins.list[syscalls.shapes.Evidence] | None = ...,
+        fact: syscalls.records.Fact | None = ...,
+        evidence: builtins.list[syscalls.records.Evidence] | None = ...,
         expect: int | None = ...,
         space: int | str | None = ...,
     ) -> syscalls.calls.mem.Written: ...
@@ -1101,7 +1102,7 @@ class _AsyncMem:
         access: syscalls.shapes.Access = ...,
         space: int | str | None = ...,
         rid: str | None = ...,
-        filter: syscalls.shapes.Filter | None = ...,
+        filter: syscalls.records.Filter | None = ...,
         ttl: float | None = ...,
     ) -> syscalls.calls.mem.Granted: ...
     async def revoke(
@@ -1127,7 +1128,7 @@ class _AsyncMem:
         valid_to: float | None = ...,
         sources: builtins.list[str] = ...,
         functional: bool | None = ...,
-        evidence: builtins.list[syscalls.shapes.Evidence] = ...,
+        evidence: builtins.list[syscalls.records.Evidence] = ...,
         space: int | str | None = ...,
     ) -> syscalls.calls.mem.Written: ...
     async def graph(
@@ -1188,7 +1189,7 @@ class _AsyncMem:
         self,
         *,
         space: int | str | None = ...,
-    ) -> syscalls.shapes.SpaceInfo: ...
+    ) -> syscalls.records.SpaceInfo: ...
     async def facts(
         self,
         *,
@@ -1358,7 +1359,7 @@ class _AsyncLora:
         base: str = ...,
         rank: int = ...,
         query: str | None = ...,
-        filter: syscalls.shapes.Filter | None = ...,
+        filter: syscalls.records.Filter | None = ...,
         k: int = ...,
         epochs: int = ...,
         steps: int = ...,

@@ -14,7 +14,7 @@ from syscalls.errors import ECONFLICT, EINVAL, ENOENT
 if TYPE_CHECKING:
     from kernel.kernel import Kernel
     from procs.process import Process
-    from syscalls.shapes import Record
+    from syscalls.records import Record
     from ums.lifecycle import Fate
     from ums.living import Reason
     from ums.view import Guard

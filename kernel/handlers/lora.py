@@ -16,7 +16,8 @@ from ums.recall.sieve import matches
 if TYPE_CHECKING:
     from kernel.kernel import Kernel
     from procs.process import Process
-    from syscalls.shapes import Access, Record
+    from syscalls.records import Record
+    from syscalls.shapes import Access
     from ums.records import Stored
 
 SHOWN = ("training", "refused", "live", "retired")

@@ -9,7 +9,7 @@ from kernel.paging import working_context
 from kernel.trap import handles
 from syscalls.calls import mem
 from syscalls.errors import EINVAL, EPERM
-from syscalls.shapes import AuditLine, Fact, Note, SpaceInfo
+from syscalls.records import AuditLine, Fact, Note, SpaceInfo
 from syscalls.table import Empty
 from ums.records import from_note
 

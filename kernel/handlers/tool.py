@@ -11,7 +11,7 @@ from kernel.arguments import misfit
 from kernel.trap import handles
 from syscalls.calls import mem, tool
 from syscalls.errors import EINVAL, EPERM, EngramError
-from syscalls.shapes import Filter
+from syscalls.records import Filter
 from syscalls.table import Empty
 from ums.traces import KIND, compact
 

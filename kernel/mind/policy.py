@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from drivers.contracts import Clock
     from drivers.llm.contract import LLM
-    from syscalls.shapes import Record, Segment
+    from syscalls.records import Record
+    from syscalls.shapes import Segment
 
 WEIGHT: dict[Segment, float] = {
     "working": 0.2,

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from syscalls.shapes import Record, Shape, SpaceRef
+from syscalls.records import Record
+from syscalls.shapes import Shape, SpaceRef
 from syscalls.table import Call, syscall
 
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from syscalls.shapes import Filter, Rid, Seconds, Shape, Target
+from syscalls.records import Filter
+from syscalls.shapes import Rid, Seconds, Shape, Target
 from syscalls.table import Call, syscall
 
 Query = Annotated[str, Meta(min_length=1, max_length=4000)]

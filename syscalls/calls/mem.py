@@ -4,11 +4,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from syscalls.shapes import (
-    Access,
+from syscalls.records import (
     AuditLine,
-    ChatMessage,
-    Content,
     Evidence,
     Fact,
     Filter,
@@ -16,16 +13,21 @@ from syscalls.shapes import (
     Hit,
     Note,
     Record,
+    SpaceInfo,
+    Version,
+)
+from syscalls.shapes import (
+    Access,
+    ChatMessage,
+    Content,
     Rid,
     Seconds,
     Segment,
     Shape,
-    SpaceInfo,
     SpaceRef,
     Tags,
     Taint,
     Target,
-    Version,
 )
 from syscalls.table import Call, syscall
 

@@ -15,7 +15,7 @@ import pytest
 from syscalls import wire
 from syscalls.calls import mem, sys
 from syscalls.errors import EINVAL, EIO, ENODEV, ENOENT, ESRCH, EngramError
-from syscalls.shapes import Note
+from syscalls.records import Note
 from tests.harness import RunningKernel, running
 from userland.client import BlockingClient
 

@@ -12,7 +12,7 @@ from syscalls.calls import capsule, mem
 from syscalls.calls.sys import Info, Session
 from syscalls.capsule import PIECE, Unsealer, decode
 from syscalls.errors import ECONFLICT, EINVAL, ENOENT, EPERM
-from syscalls.shapes import Filter, Note
+from syscalls.records import Filter, Note
 from tests.harness import running
 from tests.simulation import run_seeded, simulated
 from userland.channel import Channel

@@ -11,7 +11,7 @@ import pytest
 
 from syscalls.calls import learn, mem
 from syscalls.errors import EINVAL, ENOENT
-from syscalls.shapes import Evidence, Fact, Note
+from syscalls.records import Evidence, Fact, Note
 from tests.harness import BOUND, ROOT, RunningKernel, running
 from userland.client import BlockingClient
 

@@ -14,7 +14,7 @@ import pytest
 from syscalls.calls.mem import History, Read, Search
 from syscalls.calls.proc import OutputCall
 from syscalls.errors import EIO, EngramError
-from syscalls.shapes import Record
+from syscalls.records import Record
 from tests.harness import BOUND, RunningKernel, running
 from userland.cli import main
 from userland.client import BlockingClient

@@ -14,7 +14,7 @@ import trio
 
 from syscalls.calls import mem
 from syscalls.errors import ENODEV, ENOENT, EPERM
-from syscalls.shapes import Fact
+from syscalls.records import Fact
 from tests.harness import ROOT, RunningKernel, running
 from tests.simulation import run_seeded, simulated
 from userland.client import BlockingClient

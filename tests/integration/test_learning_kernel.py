@@ -11,7 +11,7 @@ from kernel.machine import VirtualClock
 from kernel.mind.miner import Miner, MinerBudget, schema
 from syscalls.calls import learn, mem
 from syscalls.errors import EIO, EPERM
-from syscalls.shapes import Fact
+from syscalls.records import Fact
 from tests.minds import Scripted
 from tests.simulation import World, run_seeded, simulated
 from userland.channel import Channel

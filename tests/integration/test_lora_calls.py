@@ -15,7 +15,7 @@ from drivers.lora.contract import Figures
 from syscalls.calls import capsule
 from syscalls.capsule import Unsealer, decode
 from syscalls.errors import EAGAIN, ECONFLICT, EDQUOT, EINVAL, EIO, ENODEV, ENOENT, EPERM
-from syscalls.shapes import Filter
+from syscalls.records import Filter
 from tests.lora import FakeModel, Lora, ended, listed, play, rids
 from ums.adapters import Version
 

@@ -14,7 +14,8 @@ import pytest
 
 from syscalls.calls import sys as sys_calls
 from syscalls.errors import ECONFLICT, ENOENT
-from syscalls.shapes import ChatMessage, Fact
+from syscalls.records import Fact
+from syscalls.shapes import ChatMessage
 from tests.harness import BOUND, processes_of, running
 from tests.models import tiny_llm
 from userland.cli import main

@@ -17,7 +17,8 @@ from syscalls.calls.llm import Generate
 from syscalls.calls.mem import Read, Search
 from syscalls.calls.sys import Info
 from syscalls.errors import EINVAL, ENODEV
-from syscalls.shapes import ChatMessage, Record
+from syscalls.records import Record
+from syscalls.shapes import ChatMessage
 from tests.harness import running
 from userland.client import BlockingClient
 from userland.documents.sync import Sync

@@ -14,7 +14,8 @@ from drivers.indexes import DiskIndexes
 from drivers.store.lmdb import LmdbStore, open_store
 from syscalls.calls.mem import Hits, Search, Update
 from syscalls.errors import ENOENT
-from syscalls.shapes import Level, Note
+from syscalls.records import Note
+from syscalls.shapes import Level
 from ums.memory import Memory
 
 PREFERENCE = "喜欢简洁代码风格"

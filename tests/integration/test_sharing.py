@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from syscalls.errors import EINVAL, EIO, ENOENT, EPERM, ESRCH, EngramError
-from syscalls.shapes import Filter, Grant
+from syscalls.records import Filter, Grant
 from syscalls.table import TABLE
 from tests.simulation import World, run_seeded, simulated
 

@@ -17,7 +17,8 @@ from syscalls import wire
 from syscalls.calls import mem, proc, sys
 from syscalls.errors import EINVAL, EIO, ENOENT, EPERM, EngramError
 from syscalls.launch import Launch
-from syscalls.shapes import Quota, Record
+from syscalls.records import Record
+from syscalls.shapes import Quota
 from syscalls.table import TABLE, Empty
 from tests.agents.kit import Agent, alive, children, gone, launch, launcher
 

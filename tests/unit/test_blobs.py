@@ -16,7 +16,7 @@ from drivers.store.memory import MemoryStore
 from syscalls.calls.mem import Update
 from syscalls.capsule import PIECE
 from syscalls.errors import EINVAL, EIO
-from syscalls.shapes import Note
+from syscalls.records import Note
 from tests.clock import HandClock
 from ums.blobs import GRACE, Blobs
 from ums.living import Reason, lapsed

@@ -23,7 +23,7 @@ from syscalls.calls.capsule import Import, Imported, Redact
 from syscalls.calls.mem import Update
 from syscalls.capsule import Entry, Frame, Past, Revision, Sealer, Unsealer, decode
 from syscalls.errors import ECONFLICT, EDQUOT, EINVAL, EIO, ENOENT
-from syscalls.shapes import Evidence, Fact, Note
+from syscalls.records import Evidence, Fact, Note
 from tests.clock import HandClock
 from ums.blobs import Blobs
 from ums.capsule.desk import Capsules

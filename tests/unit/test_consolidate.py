@@ -15,7 +15,7 @@ from drivers.store.memory import MemoryStore
 from kernel.machine import Inline
 from syscalls.calls.learn import Consolidated
 from syscalls.calls.mem import Search, Update
-from syscalls.shapes import Note, Record
+from syscalls.records import Note, Record
 from tests.clock import HandClock, quiet
 from ums.consolidate import Claimed, Task, verified
 from ums.memory import Memory

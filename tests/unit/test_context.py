@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kernel.context import Assembled, assemble
 from kernel.counting import sized
 from kernel.mind.policy import Rules
-from syscalls.shapes import Hit, Provenance, Record
+from syscalls.records import Hit, Provenance, Record
 from ums.working import Laid, estimate
 
 

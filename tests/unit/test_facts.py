@@ -6,7 +6,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syscalls.shapes import Fact
+from syscalls.records import Fact
 from ums.facts import Claim, entity_key, is_functional, relation_key, timeline
 
 TIMES = st.integers(-3, 6).map(float)

@@ -16,7 +16,7 @@ from drivers.indexes import MemoryIndexes
 from drivers.store.memory import MemoryStore
 from syscalls.calls.mem import Search, Update
 from syscalls.errors import ENOENT
-from syscalls.shapes import Fact, Note, Record
+from syscalls.records import Fact, Note, Record
 from ums.memory import Memory
 
 EPOCH = 1_000.0

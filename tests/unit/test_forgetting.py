@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers.store.memory import MemoryStore
-from syscalls.shapes import Fact
+from syscalls.records import Fact
 from ums.activation import DAY, DECAY, KEPT, Use, Uses, base_level, used
 from ums.forgetting import Reader, Standing, idle, least, score, tier
 from ums.merge import exact, mergeable, normal, same, survivor

@@ -13,7 +13,8 @@ from drivers.indexes import MemoryIndexes
 from drivers.store.memory import MemoryStore
 from syscalls.calls.mem import Search, Update
 from syscalls.errors import EIO
-from syscalls.shapes import Level, Note
+from syscalls.records import Note
+from syscalls.shapes import Level
 from tests.clock import HandClock
 from ums.follower import read_page
 from ums.memory import Memory

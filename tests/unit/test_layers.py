@@ -16,7 +16,7 @@ from drivers.store.changes import BUCKETS
 from drivers.store.memory import MemoryStore
 from syscalls.calls.mem import Hits, Search, Update
 from syscalls.errors import EAGAIN, ECONFLICT, EDQUOT, EEXIST, EINVAL, EIO, ENOENT, EPERM
-from syscalls.shapes import Filter, Note
+from syscalls.records import Filter, Note
 from tests.clock import HandClock
 from ums.memory import Memory
 from ums.rid import space_of

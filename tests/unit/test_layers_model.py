@@ -21,7 +21,8 @@ from drivers.indexes import MemoryIndexes
 from drivers.store.memory import MemoryStore
 from syscalls.calls.mem import Search, Update
 from syscalls.errors import EEXIST, EINVAL, ENOENT, EPERM
-from syscalls.shapes import SEGMENTS, Note, Segment
+from syscalls.records import Note
+from syscalls.shapes import SEGMENTS, Segment
 from ums.folding import Folding
 from ums.memory import Memory
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from drivers.store.memory import MemoryStore
 from syscalls.calls.mem import Update
 from syscalls.errors import ECONFLICT, EIO, ENOENT, EngramError
-from syscalls.shapes import LifeEvent, Note, RecordState
+from syscalls.records import Note
+from syscalls.shapes import LifeEvent, RecordState
 from ums import lifecycle
 from ums import records as form
 from ums.activation import DAY, Uses

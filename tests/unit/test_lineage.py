@@ -9,7 +9,7 @@ import pytest
 from drivers.store.memory import MemoryStore
 from syscalls.calls.mem import Update
 from syscalls.errors import EINVAL, ENOENT
-from syscalls.shapes import Evidence, Fact, Note, Record
+from syscalls.records import Evidence, Fact, Note, Record
 from tests.clock import HandClock, quiet
 from ums.cascade import Cascade
 from ums.derived import DerivedSpace

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 from drivers.store.memory import MemoryStore
 from syscalls.calls.mem import Update
 from syscalls.errors import ENOENT
-from syscalls.shapes import Evidence, Fact, Note
+from syscalls.records import Evidence, Fact, Note
 from ums.cascade import Cascade
 from ums.lineage import CASCADE
 from ums.records import after

@@ -9,7 +9,7 @@ import trio.testing
 from kernel.machine import VirtualClock
 from kernel.mind.policy import Budget, Judge, Policy, Rules
 from syscalls.errors import EIO
-from syscalls.shapes import Record
+from syscalls.records import Record
 from tests.minds import Scripted
 
 BOUND = 20

@@ -23,7 +23,8 @@ from hypothesis.stateful import (
 from drivers.store.memory import MemoryStore
 from syscalls.calls.mem import Update
 from syscalls.errors import EEXIST, ENOENT
-from syscalls.shapes import ChatMessage, Note
+from syscalls.records import Note
+from syscalls.shapes import ChatMessage
 from tests.unit.test_lineage_model import HandClock
 from ums.prefixes import Erasure, Kept, Prefix, Prefixes, Source
 from ums.rid import pack

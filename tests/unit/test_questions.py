@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from syscalls.errors import EINVAL
-from syscalls.shapes import Fact, Record
+from syscalls.records import Fact, Record
 from ums.questions import digest, given, questions
 from ums.rid import unpack
 

@@ -15,7 +15,8 @@ from drivers.indexes import MemoryIndexes
 from drivers.store.memory import MemoryStore
 from syscalls.calls.mem import Hits, Search, Update
 from syscalls.errors import EDQUOT, EIO, ENOENT
-from syscalls.shapes import Filter, Level, Note
+from syscalls.records import Filter, Note
+from syscalls.shapes import Level
 from tests.clock import HandClock
 from ums.memory import Memory
 from ums.rid import space_of

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from syscalls.calls.mem import Search
 from syscalls.errors import EINVAL
-from syscalls.shapes import Filter, Parts
+from syscalls.records import Filter, Parts
 from ums.recall.fuse import Candidate, cjk_share, fuse
 from ums.recall.query import words_of
 from ums.recall.sieve import Sieve

@@ -1,6 +1,6 @@
 """Why a search found something, in words."""
 
-from syscalls.shapes import Hit, Parts, Provenance
+from syscalls.records import Hit, Parts, Provenance
 from userland.reasons import in_common, origin, reasons
 
 

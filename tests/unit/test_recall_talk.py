@@ -12,7 +12,7 @@ from drivers.embedder.local import LocalEmbedder
 from drivers.indexes import MemoryIndexes
 from drivers.store.memory import MemoryStore
 from syscalls.calls.mem import Search
-from syscalls.shapes import Hit, Note, Parts
+from syscalls.records import Hit, Note, Parts
 from tests.clock import HandClock
 from ums.memory import Memory
 from ums.recall.question import Question

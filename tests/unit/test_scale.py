@@ -17,7 +17,8 @@ from drivers.vectors.build import Build
 from drivers.vectors.part import Part
 from syscalls.calls.mem import Hits, Search
 from syscalls.errors import EIO
-from syscalls.shapes import Level, Note
+from syscalls.records import Note
+from syscalls.shapes import Level
 from tests.clock import HandClock
 from ums.follower import PAGE_BYTES, read_page
 from ums.memory import Memory

@@ -10,7 +10,7 @@ from drivers.contracts import Batch
 from drivers.store.memory import MemoryStore
 from syscalls.calls.mem import Update
 from syscalls.errors import ECONFLICT, EDQUOT, EEXIST, EINVAL, EIO, ENOENT
-from syscalls.shapes import Note
+from syscalls.records import Note
 from tests.clock import HandClock
 from ums.rid import MAX_SPACE, RidMaker, to_text
 from ums.sharing import Sharing

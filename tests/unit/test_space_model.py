@@ -14,7 +14,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from drivers.store.memory import MemoryStore
 from syscalls.calls.mem import Update, Written
 from syscalls.errors import ECONFLICT, ENOENT
-from syscalls.shapes import SEGMENTS, Note, Segment
+from syscalls.records import Note
+from syscalls.shapes import SEGMENTS, Segment
 from ums.spaces import Spaces
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from syscalls.capsule import Entry, Past
-from syscalls.shapes import Evidence, Taint
+from syscalls.records import Evidence
+from syscalls.shapes import Taint
 from ums import blobs, lifecycle
 from ums import records as form
 from ums.claims import Claims

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from syscalls.capsule import Left
-from syscalls.shapes import Filter
+from syscalls.records import Filter
 from ums import records as form
 from ums.recall.sieve import matches
 from ums.rid import pack, unpack

@@ -18,7 +18,8 @@ import msgspec
 import trio
 
 from syscalls.calls.mem import Hits, Search
-from syscalls.shapes import SEGMENTS, Hit, Parts
+from syscalls.records import Hit, Parts
+from syscalls.shapes import SEGMENTS
 from ums import records as form
 from ums.recall.fuse import Candidate, fuse
 from ums.recall.probe import Probe

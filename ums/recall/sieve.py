@@ -1,7 +1,7 @@
 """Which records a search may answer with, beyond what the indexes can tell."""
 
 from syscalls.calls.mem import Search
-from syscalls.shapes import Filter
+from syscalls.records import Filter
 from ums.moment import Moment
 from ums.records import Stored
 

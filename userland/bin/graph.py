@@ -3,7 +3,7 @@
 import argparse
 
 from syscalls.calls import mem
-from syscalls.shapes import Record
+from syscalls.records import Record
 from userland.context import Context, space_argument, space_of
 from userland.dates import add_times, moment, shown
 from userland.screen import short

@@ -12,7 +12,7 @@ import msgspec
 
 from syscalls.calls import lora
 from syscalls.errors import EINVAL
-from syscalls.shapes import Filter
+from syscalls.records import Filter
 from userland.context import Context, reference
 from userland.screen import clock, short, size
 

@@ -11,7 +11,7 @@ import msgspec
 from syscalls.calls import mem
 from syscalls.calls.sys import Session
 from syscalls.errors import ENOENT
-from syscalls.shapes import Filter, Record, SpaceInfo
+from syscalls.records import Filter, Record, SpaceInfo
 from userland.client import BlockingClient
 from userland.context import Context, is_rid, reference, space_argument, space_of, text_or_stdin
 from userland.dates import add_times

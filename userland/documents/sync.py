@@ -29,7 +29,7 @@ import msgspec
 from syscalls.calls.life import Archive
 from syscalls.calls.mem import Delete, Read, Update, WriteMany
 from syscalls.errors import EINVAL, EIO, CallerFault, EngramError
-from syscalls.shapes import Note, Record
+from syscalls.records import Note, Record
 from userland.documents.caption import CAPTION, caption
 from userland.documents.chunk import OVERLAP, SIZE, Chunk, chunks
 from userland.documents.extract import Extracted, extract
