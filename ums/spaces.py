@@ -127,7 +127,7 @@ class Spaces:
                 lambda layer, rid: self._seen(layer, rid, number),
             )
             space.hear = self._hear
-            space.lapsed = lambda: self.lapsed()
+            space.lapsed = self._tell_lapsed
             space.meter = self.meter
             self._open[number] = space
         return space
@@ -141,6 +141,9 @@ class Spaces:
         header.attached = []
         layers = [self._layer(layer) for layer in header.layers or [number]]
         return View(number, header, cast("Store", frozen), self._clock, layers)
+
+    def _tell_lapsed(self) -> None:
+        self.lapsed()  # whoever hears it is known later than the first space
 
     def _lasts(self, attached: Attachment) -> bool:
         """Whether the right that it rests on is still there."""
