@@ -48,7 +48,7 @@ layers: setup
 
 unit: setup
 	@echo "== tests: pytest"
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 bench: setup
 	@for file in benchmarks/[!_]*.py; do \

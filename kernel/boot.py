@@ -280,7 +280,7 @@ async def booted(settings: Settings, machine: Machine, log: Log) -> AsyncIterato
 
 async def _supervise(kernel: Kernel) -> None:
     """Run init's tree from when there is one, or somebody asks for it."""
-    from kernel.identities import Identities
+    from kernel.supervision.identities import Identities
 
     if not kernel.settings.init_file() and not Identities(kernel.machine.store).any():
         await kernel.supervised.wait()

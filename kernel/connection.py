@@ -23,7 +23,7 @@ from syscalls.wire import FrameError
 if TYPE_CHECKING:
     import socket
 
-    from kernel.account import Account
+    from kernel.accounting.account import Account
     from kernel.kernel import Kernel
     from kernel.trap import Handler
     from procs.process import Process

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kernel.quotas import lower
+from kernel.accounting.quotas import lower
 from syscalls.capability import compiled, intersect
 from syscalls.shapes import Quota
 

@@ -13,16 +13,16 @@ import trio
 import kernel.handlers  # noqa: F401 - fills the table of handlers
 from drivers.contracts import Batch
 from kernel import trap
-from kernel.accounts import Accounts
-from kernel.alarms import Alarms
+from kernel.accounting.accounts import Accounts
+from kernel.accounting.holdings import Holdings
 from kernel.conversations import Conversations
 from kernel.generation import Background
 from kernel.generation import generate as generated
-from kernel.holdings import Holdings
 from kernel.nurse import Nurse
 from kernel.sessions import Sessions
 from kernel.signals import Signals
-from kernel.ties import Ties
+from kernel.supervision.alarms import Alarms
+from kernel.supervision.ties import Ties
 from kernel.tools import Tools
 from kernel.trace import Trace
 from procs.links import cause_of
@@ -41,21 +41,21 @@ from ums.traces import Traces
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from kernel.adapters import Adapters
+    from kernel.activation.prefixes import Pins
     from kernel.connection import Connection
-    from kernel.images import Images
-    from kernel.init import Init
+    from kernel.imaging.images import Images
     from kernel.log import Log
     from kernel.machine import Machine
     from kernel.mind.loop import Mind
     from kernel.mind.miner import Miner
     from kernel.mind.policy import Judge, Policy
-    from kernel.prefixes import Pins
-    from kernel.schedulers import Schedulers
+    from kernel.parametric.adapters import Adapters
+    from kernel.parametric.training import Training
     from kernel.settings import Settings
     from kernel.study import Student
+    from kernel.supervision.init import Init
     from kernel.tidy import Tidier
-    from kernel.training import Training
+    from kernel.turns.schedulers import Schedulers
     from procs.process import Process
     from syscalls.records import Record
     from syscalls.table import Call
@@ -163,7 +163,7 @@ class Kernel:
     @cached_property
     def supervision(self) -> Init:
         """What runs init's tree, and what was spawned to be started again."""
-        from kernel.init import Init
+        from kernel.supervision.init import Init
 
         self.supervised.set()
         return Init(self, self.settings.init_file())
@@ -182,8 +182,8 @@ class Kernel:
     @cached_property
     def schedulers(self) -> Schedulers:
         """What decides whose generation a model works on."""
-        from kernel.scheduler import Limits
-        from kernel.schedulers import Schedulers
+        from kernel.turns.scheduler import Limits
+        from kernel.turns.schedulers import Schedulers
 
         settings = self.settings
         limits = Limits(settings.llm_slots, settings.llm_queue)
@@ -194,14 +194,14 @@ class Kernel:
     @cached_property
     def pins(self) -> Pins:
         """Activation memory: what is pinned, and attached to whom."""
-        from kernel.prefixes import Pins
+        from kernel.activation.prefixes import Pins
 
         return Pins(self)
 
     @cached_property
     def images(self) -> Images:
         """What writes images of processes, and starts processes from them."""
-        from kernel.images import Images
+        from kernel.imaging.images import Images
 
         return Images(self)
 
@@ -243,14 +243,14 @@ class Kernel:
     @cached_property
     def adapters(self) -> Adapters:
         """What was learnt into parameters, and who uses it."""
-        from kernel.adapters import Adapters
+        from kernel.parametric.adapters import Adapters
 
         return Adapters(self, Path(self.settings.data) / "lora")
 
     @cached_property
     def training(self) -> Training:
         """The jobs that make adapters."""
-        from kernel.training import Training
+        from kernel.parametric.training import Training
 
         return Training(self, self.adapters, self.machine.trainer())
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import trio
 
-from kernel import monitor, quotas
+from kernel import monitor
+from kernel.accounting import quotas
 from kernel.connection import Connection
 from kernel.declared import agreed
 from kernel.output import OutputRing

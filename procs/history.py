@@ -3,7 +3,7 @@
 procs  "a" + apid (8 bytes)   a process that was alive when this was written
        "p" + apid (8 bytes)   one of the past, with its exit; the oldest are dropped
 
-What outlives processes is beside them: "r", "s" and "t", see ``kernel/identities.py``.
+What outlives processes is beside them: "r", "s" and "t", see ``kernel/supervision/identities.py``.
 """
 
 from collections import deque

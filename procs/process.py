@@ -159,7 +159,7 @@ class Process:
     """Whether it was asked to end and KILL will follow; see ``signals.deliver``."""
 
     account: Any = None
-    """What it has used is charged to it; the kernel's (``kernel/accounts.py``)."""
+    """What it has used is charged to it; the kernel's (``kernel/accounting/accounts.py``)."""
     calls: int = 0
     """Syscalls made so far; the trap counts them."""
     supervisor: str = ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from drivers.llm.contract import GenerateRequest
-from kernel.scheduler import Limits, Scheduler
+from kernel.turns.scheduler import Limits, Scheduler
 from procs.process import Process
 from syscalls.capability import compiled
 from syscalls.shapes import Quota, Usage
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
     from drivers.llm.contract import Piece
-    from kernel.fairness import Policy
+    from kernel.turns.fairness import Policy
     from syscalls.shapes import ProcKind
 
 

@@ -15,7 +15,7 @@ import trio
 from drivers.kv.contract import Held, KVStatistics, Pinned
 from drivers.kv.files import block_path
 from drivers.llm.contract import LLMInfo, Piece
-from kernel.promotion import flat
+from kernel.activation.promotion import flat
 from syscalls.errors import EAGAIN, EINVAL, EIO
 from syscalls.shapes import ChatMessage, Usage
 

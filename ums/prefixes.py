@@ -13,7 +13,7 @@ Whoever changes a record does so on the condition that the list of prefixes at i
 it, and who pins expects the records to be as he read them: of the two one comes later and sees
 the other. A record that goes takes along, in the same batch, every prefix that rests on it, and
 leaves an erasure there: nothing can be attached from then on, and no crash loses what is left to
-be done. What is erased of the blocks is the affair of ``kernel.keeping``.
+be done. What is erased of the blocks is the affair of ``kernel.activation.keeping``.
 """
 
 from __future__ import annotations

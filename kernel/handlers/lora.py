@@ -152,7 +152,7 @@ async def rollback(kernel: Kernel, caller: Process, call: lora.Rollback) -> lora
 @handles(lora.Probe, waits=True)
 async def probe(kernel: Kernel, caller: Process, call: lora.Probe, emit: Emit) -> lora.Probes:
     """What it still knows."""
-    from kernel.probing import probe as probed
+    from kernel.parametric.probing import probe as probed
 
     space = await _home(kernel, caller, "write" if call.record else "read")
     monitor.allow_space(kernel, caller, space, "mem.read", "read")

@@ -17,13 +17,13 @@ import trio
 
 from drivers.llm import make_llm
 from drivers.llm.hosted import HostedLLM
+from kernel.activation.promotion import IDLE, LONGEST, MOST, Promotion
 from kernel.generation import generate, salt_of
 from kernel.machine import SystemClock
 from kernel.mind.chat import ChatDialect
 from kernel.mind.dialect import Seat
 from kernel.mind.loop import Mind
 from kernel.nurse import AGENT_CAPS
-from kernel.promotion import IDLE, LONGEST, MOST, Promotion
 from syscalls.capability import compiled
 from syscalls.errors import EINVAL, ENOENT, EPERM
 from syscalls.shapes import ChatMessage

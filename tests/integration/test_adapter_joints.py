@@ -126,7 +126,7 @@ async def home(joint: Joint) -> tuple[Channel, int]:
 
 async def test_pins_and_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One host for all of these: loading the library takes longer than the rest."""
-    monkeypatch.setattr("kernel.keeping.EVERY", 0.2)
+    monkeypatch.setattr("kernel.activation.keeping.EVERY", 0.2)
     programs: dict[str, Program] = {"branch": branch}
     async with hosted(tmp_path) as model, system(3, programs) as running:
         model_folder = tmp_path / "model"

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from drivers.store.memory import MemoryStore
-from kernel.identities import Identities
+from kernel.supervision.identities import Identities
 from syscalls.calls.supervise import Service
 from syscalls.errors import EINVAL, ENOENT, ESRCH
 from syscalls.launch import Launch

@@ -15,10 +15,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from drivers.llm.contract import GenerateRequest
 from drivers.store.memory import MemoryStore
-from kernel import quotas
-from kernel.account import KINDS, Account
-from kernel.accounts import Accounts
-from kernel.quotas import FLOWS
+from kernel.accounting import quotas
+from kernel.accounting.account import KINDS, Account
+from kernel.accounting.accounts import Accounts
+from kernel.accounting.quotas import FLOWS
 from kernel.settings import Settings
 from procs.process import Process
 from syscalls.capability import compiled

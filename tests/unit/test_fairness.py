@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel.fairness import (
+from kernel.turns.fairness import (
     OVERTAKEN,
     QUANTUM,
     Ask,
@@ -22,7 +22,7 @@ from kernel.fairness import (
 )
 
 if TYPE_CHECKING:
-    from kernel.fairness import Order, Policy
+    from kernel.turns.fairness import Order, Policy
 
 DEAR = 1500.0
 """The most that one request costs here."""

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivers.llm.contract import GenerateRequest
-from kernel.locality import BOUNDS, ENTRIES, Locality
+from kernel.turns.locality import BOUNDS, ENTRIES, Locality
 from syscalls.shapes import ChatMessage, Usage
 
 

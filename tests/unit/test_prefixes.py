@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from kernel.attached import before
+from kernel.activation.attached import before
 from kernel.generation import generate
 from kernel.mind.chat import ChatDialect
 from kernel.mind.dialect import Seat

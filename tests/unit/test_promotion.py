@@ -11,7 +11,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel.promotion import GROWTH, IDLE, LEAST, SEEN, Promotion, flat, worth
+from kernel.activation.promotion import GROWTH, IDLE, LEAST, SEEN, Promotion, flat, worth
 from syscalls.errors import EDQUOT
 from syscalls.shapes import ChatMessage
 from tests.minds import Sys, system

@@ -11,9 +11,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from drivers.llm.contract import GenerateRequest
-from kernel.fairness import LEAD, WEIGHT_OUT, make_policy, weight
-from kernel.scheduler import OVERALL, STALLED, Limits
-from kernel.schedulers import Schedulers
+from kernel.turns.fairness import LEAD, WEIGHT_OUT, make_policy, weight
+from kernel.turns.scheduler import OVERALL, STALLED, Limits
+from kernel.turns.schedulers import Schedulers
 from syscalls.errors import EAGAIN, EIO, ETIME
 from syscalls.shapes import Usage
 from tests.load import TrioClock, pieces, process, serving, whole
@@ -22,8 +22,8 @@ from tests.virtual_model import BLOCK, VirtualLLM
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
-    from kernel.fairness import Order
-    from kernel.scheduler import Scheduler
+    from kernel.turns.fairness import Order
+    from kernel.turns.scheduler import Scheduler
     from procs.process import Process
 
 

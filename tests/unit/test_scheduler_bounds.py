@@ -8,13 +8,13 @@ import msgspec
 import trio
 from trio.testing import MockClock
 
-from kernel.fairness import make_policy
-from kernel.scheduler import Limits
+from kernel.turns.fairness import make_policy
+from kernel.turns.scheduler import Limits
 from tests.load import Class, jain, process, serving, shell
 from tests.virtual_model import VirtualLLM
 
 if TYPE_CHECKING:
-    from kernel.fairness import Order
+    from kernel.turns.fairness import Order
 
 SLOTS = 8
 WARM, LONG = 5.0, 40.0

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from kernel.bases import answer, base_of, is_right
-from kernel.job import Order
+from kernel.parametric.bases import answer, base_of, is_right
+from kernel.parametric.job import Order
 from syscalls.calls import lora
 from syscalls.errors import EINVAL, ETIME
 from syscalls.records import Note

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kernel.fairness import cost
+from kernel.turns.fairness import cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

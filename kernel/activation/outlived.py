@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kernel.keeping import released
+from kernel.activation.keeping import released
 
 if TYPE_CHECKING:
+    from kernel.activation.prefixes import Pins
     from kernel.kernel import Kernel
-    from kernel.prefixes import Pins
     from ums.adapters import Version
     from ums.prefixes import Prefix
 

@@ -21,9 +21,9 @@ import msgspec
 import trio
 
 from kernel import monitor
-from kernel.album import Album, inspect, open_image, refuse_other, write
+from kernel.imaging.album import Album, inspect, open_image, refuse_other, write
+from kernel.imaging.rebirth import Opened, Rebirth
 from kernel.nurse import Incarnation
-from kernel.rebirth import Opened, Rebirth
 from procs.image import Attached, Header, Wears, Writer
 from procs.process import Worn
 from syscalls.calls import proc

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from kernel import monitor, quotas
-from kernel.album import blocks
+from kernel import monitor
+from kernel.accounting import quotas
 from kernel.generation import salt_of
+from kernel.imaging.album import blocks
 from procs.image import decode, frames
 from procs.process import Worn
 from syscalls.errors import EINVAL, EngramError

@@ -2,7 +2,7 @@
 
     begin   what is attached is put before the request     done   how much of it was cached
                                                                   ──> hits, seconds saved
-            a stable beginning is seen (kernel.promotion)         ──> a wish, granted in a round
+            a stable beginning is seen (promotion.py)         ──> a wish, granted in a round
 
 Nothing here can fail or delay a generation; what is counted reaches the table in the next round.
 """
@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kernel.attached import before
-from kernel.promotion import Promotion, Wish, flat
+from kernel.activation.attached import before
+from kernel.activation.promotion import Promotion, Wish, flat
 from syscalls.errors import EngramError
 from syscalls.shapes import ChatMessage
 from ums.prefixes import Prefix, holds
 
 if TYPE_CHECKING:
     from drivers.llm.contract import GenerateRequest
+    from kernel.activation.prefixes import Pins
     from kernel.kernel import Kernel
-    from kernel.prefixes import Pins
     from procs.process import Process
     from syscalls.shapes import Usage
 

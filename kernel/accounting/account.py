@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kernel.quotas import FLOWS, LEVELS
+from kernel.accounting.quotas import FLOWS, LEVELS
 from syscalls.errors import EDQUOT
 from syscalls.quota import AccountInfo, Allowance, Quota
 

@@ -7,7 +7,7 @@ message of type ``quota`` to the process that it is for and to its parent, once 
 
 What users have used up is written every few seconds and at the end: a kernel that is killed
 forgets what the last ``LAZY`` seconds used up, and no more. What is stored at the moment is not
-written: it is counted from the spaces themselves (``kernel/holdings.py``).
+written: it is counted from the spaces themselves (``kernel/accounting/holdings.py``).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import msgspec
 import trio
 
 from drivers.contracts import Batch
-from kernel import quotas
-from kernel.account import Account, Kept
+from kernel.accounting import quotas
+from kernel.accounting.account import Account, Kept
 from syscalls.errors import EAGAIN, EDQUOT, ESRCH, MachineFault
 from syscalls.quota import Quota, QuotaWarning
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from drivers.contracts import Bucket
     from drivers.llm.contract import GenerateRequest
-    from kernel.account import Limit
+    from kernel.accounting.account import Limit
     from kernel.kernel import Kernel
     from procs.process import Process
     from syscalls.calls.proc import Accounts as Reply

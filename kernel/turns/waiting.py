@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from kernel.fairness import Node, weight
-from kernel.ticket import Client
+from kernel.turns.fairness import Node, weight
+from kernel.turns.ticket import Client
 
 if TYPE_CHECKING:
-    from kernel.fairness import Policy
-    from kernel.ticket import Ticket
+    from kernel.turns.fairness import Policy
+    from kernel.turns.ticket import Ticket
     from procs.process import Process
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from kernel.alarms import sleep_until
-from kernel.identities import Identities
-from kernel.ties import UNBOUNDED
+from kernel.supervision.alarms import sleep_until
+from kernel.supervision.identities import Identities
+from kernel.supervision.ties import UNBOUNDED
 from procs.cron import Cron
 from syscalls.calls.proc import Spawn
 from syscalls.calls.supervise import Planned

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from kernel import monitor, services
-from kernel.identities import Identities, Identity
+from kernel import monitor
 from kernel.nurse import Incarnation
-from kernel.plans import Plans
-from kernel.services import Past
+from kernel.supervision import services
+from kernel.supervision.identities import Identities, Identity
+from kernel.supervision.plans import Plans
+from kernel.supervision.services import Past
 from procs.inittab import ROOT, Inittab, parse
 from procs.supervisor import ChildSpec, GroupSpec, Start, Stop
 from procs.tree import Tree

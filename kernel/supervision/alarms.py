@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from kernel.identities import Alert, Identities
-from kernel.ties import UNBOUNDED
+from kernel.supervision.identities import Alert, Identities
+from kernel.supervision.ties import UNBOUNDED
 from syscalls.errors import EAGAIN, EINVAL, ESRCH
 
 if TYPE_CHECKING:

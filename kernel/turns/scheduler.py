@@ -7,8 +7,8 @@
       └── nobody waits and there is room: RUNNING
 
 There is one scheduler for each engine. It holds requests back; the engine batches those that
-it has been given. Who goes next is decided by a policy (``kernel/fairness.py``), what the
-engine's cache holds is estimated (``kernel/locality.py``). A request that nobody competes with
+it has been given. Who goes next is decided by a policy (``fairness.py``), what the
+engine's cache holds is estimated (``locality.py``). A request that nobody competes with
 passes at the cost of some arithmetic.
 """
 
@@ -22,11 +22,11 @@ import msgspec
 import trio
 
 from drivers.llm.contract import Suspends
-from kernel.fairness import LEAD, Boost, cost, works
-from kernel.locality import Locality
-from kernel.served import SchedulerStatistics, Speed
-from kernel.ticket import Ticket
-from kernel.waiting import Waiting
+from kernel.turns.fairness import LEAD, Boost, cost, works
+from kernel.turns.locality import Locality
+from kernel.turns.served import SchedulerStatistics, Speed
+from kernel.turns.ticket import Ticket
+from kernel.turns.waiting import Waiting
 from syscalls.errors import EAGAIN, EIO, ETIME, EngramError
 from syscalls.shapes import Usage
 
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from drivers.contracts import Clock
     from drivers.llm.contract import LLM, GenerateRequest, Piece
-    from kernel.fairness import Ask, Policy
-    from kernel.ticket import Client
+    from kernel.turns.fairness import Ask, Policy
+    from kernel.turns.ticket import Client
     from procs.process import Process
 
 SLOTS = 16

@@ -22,9 +22,9 @@ import trio
 
 from drivers.lora.contract import ADAPTER, Report, TrainSpec
 from kernel import trap
-from kernel.admission import Admission, Careful, figures
-from kernel.bases import base_of, example, regression, suited
-from kernel.job import PATIENCE, Order, Running, left_of
+from kernel.parametric.admission import Admission, Careful, figures
+from kernel.parametric.bases import base_of, example, regression, suited
+from kernel.parametric.job import PATIENCE, Order, Running, left_of
 from syscalls.calls import lora
 from syscalls.errors import (
     EAGAIN,
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from drivers.lora.contract import Trainer
-    from kernel.adapters import Adapters
-    from kernel.bases import Base
     from kernel.kernel import Kernel
+    from kernel.parametric.adapters import Adapters
+    from kernel.parametric.bases import Base
     from syscalls.records import Record
 
 SPEC = "spec.json"

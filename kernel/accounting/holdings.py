@@ -16,7 +16,7 @@ import trio
 from syscalls.errors import MachineFault
 
 if TYPE_CHECKING:
-    from kernel.account import Account
+    from kernel.accounting.account import Account
     from kernel.kernel import Kernel
 
 FOREIGN = b"account/space/"

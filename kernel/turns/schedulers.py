@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from kernel.fairness import make_policy
-from kernel.scheduler import Limits, Scheduler
+from kernel.turns.fairness import make_policy
+from kernel.turns.scheduler import Limits, Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from drivers.contracts import Clock
     from drivers.llm.contract import LLM
-    from kernel.fairness import Order
-    from kernel.served import SchedulerStatistics
+    from kernel.turns.fairness import Order
+    from kernel.turns.served import SchedulerStatistics
     from procs.process import Process
     from syscalls.shapes import Usage
 

@@ -17,7 +17,7 @@ from syscalls.shapes import ChatMessage
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kernel.keeping import Keeping
+    from kernel.activation.keeping import Keeping
     from kernel.kernel import Kernel
     from procs.process import Process
     from ums.prefixes import Prefix

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Literal
 
 import trio
 
-from kernel.fairness import Ask, Node
-from kernel.served import Served, part
+from kernel.turns.fairness import Ask, Node
+from kernel.turns.served import Served, part
 from syscalls.shapes import Usage
 
 if TYPE_CHECKING:
     from drivers.llm.contract import GenerateRequest, Piece
-    from kernel.locality import Chain
-    from kernel.scheduler import Scheduler
+    from kernel.turns.locality import Chain
+    from kernel.turns.scheduler import Scheduler
     from procs.process import Process
 
 WAITS = 256

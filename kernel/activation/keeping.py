@@ -18,8 +18,8 @@ import msgspec
 import trio
 
 from drivers.kv.contract import Held, KVStatistics, PinRequest
+from kernel.activation.promotion import flat, worth
 from kernel.mind.prompt import block
-from kernel.promotion import flat, worth
 from syscalls.errors import (
     EAGAIN,
     EINVAL,

@@ -1,8 +1,8 @@
 """Activation memory as processes have it: pin, attach, drop, list, cool.
 
-    kv.pin ──> Prefix in the table ──> engine computes it, blocks on disk      (kernel.keeping)
-    kv.attach ──> put before each later generation of a process                (kernel.attached)
-    every generation ──> hits counted; a stable beginning ──> promotion        (kernel.habits)
+    kv.pin ──> Prefix in the table ──> engine computes it, blocks on disk      (keeping.py)
+    kv.attach ──> put before each later generation of a process                (attached.py)
+    every generation ──> hits counted; a stable beginning ──> promotion        (habits.py)
 
 A pin belongs to a space, as a record does: who works there can attach it, now and after a
 reboot. The quota counts what the pins of the space take; promotions give way, pins never do.
@@ -17,12 +17,12 @@ import trio
 
 from drivers.llm.contract import GenerateRequest
 from kernel import monitor, trap
-from kernel.attached import Attached
+from kernel.activation.attached import Attached
+from kernel.activation.habits import Habits
+from kernel.activation.keeping import LOCAL, Keeping
+from kernel.activation.outlived import renounce, review
 from kernel.counting import Counter
 from kernel.generation import salt_of
-from kernel.habits import Habits
-from kernel.keeping import LOCAL, Keeping
-from kernel.outlived import renounce, review
 from syscalls.calls import kv, mem
 from syscalls.errors import EAGAIN, EDQUOT, EINVAL, ENOENT
 from syscalls.records import Note
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from drivers.kv.contract import Pinned
-    from kernel.habits import Begun
+    from kernel.activation.habits import Begun
     from kernel.kernel import Kernel
     from procs.process import Process
     from syscalls.records import Record

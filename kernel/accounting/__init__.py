@@ -1,0 +1,1 @@
+"""What processes, their trees and their users have used, and may use."""

@@ -1,0 +1,1 @@
+"""Images of processes: written at one moment, checked, started from."""

@@ -1,0 +1,1 @@
+"""Init at work: its file's tree, schedules, alarms, and what follows from an end."""

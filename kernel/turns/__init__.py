@@ -1,0 +1,1 @@
+"""LLM time: whose request is in an engine, and whose is next."""
