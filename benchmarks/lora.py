@@ -6,6 +6,8 @@ the grammar. ``before`` and ``after`` are shares of exact programs; ``base_drop`
 points of a hundred the adapter costs on intents that have nothing to do with those words (the
 development intents with ``--data FOLDER``, else our own validation set); ``train_seconds`` is the
 wall time from the start of the process to its end, ``cpu_seconds`` that of its processors.
+An adapter of own words says which they are, and the engine answers what has none of them with the
+base (``drivers/lora/scope.py``); ``in_scope`` is the share of those other intents that have one.
 ``unchanged`` says that requests without the adapter, asked beside those with it, are answered
 with the same text as before. ``ratio`` is what is still wrong over what was.
 """
@@ -30,6 +32,7 @@ from drivers.llm.contract import LLM, GenerateRequest
 from drivers.lora.contract import ADAPTER, Example, Report, TrainSpec
 from drivers.lora.files import digest_of, identity
 from drivers.lora.nano import suit
+from drivers.lora.scope import concerns, scope_of
 from drivers.lora.trainer import ProcessTrainer
 from drivers.nano import dialect
 from drivers.nano.score import accepted
@@ -150,6 +153,8 @@ async def run(data: Path | None, seeds: int) -> dict[str, Any]:
             rows.append({
                 "before": share(asked, plain[0]), "after": share(asked, learnt),
                 "base": base, "base_drop": 100 * (base - share(others, kept)),
+                "in_scope": sum(concerns(scope_of(folder / ADAPTER), each.intent)
+                                for each in others) / len(others),
                 "train_seconds": wall, "cpu_seconds": cpu, "unchanged": plain == again,
                 "adapter_bytes": done.bytes, "rows": done.rows,
             })  # fmt: skip

@@ -301,6 +301,8 @@ async def _at_leisure(kernel: Kernel) -> None:
             nursery.start_soon(kernel.tidier.run, kernel.settings.tidy_every)
         if kernel.settings.consolidate_every:
             nursery.start_soon(kernel.student.run, kernel.settings.consolidate_every)
+        if kernel.settings.checkpoint_every:
+            nursery.start_soon(kernel.images.keepsakes.run, kernel.settings.checkpoint_every)
 
 
 def _leaves(group: BaseExceptionGroup[EngramError]) -> list[EngramError]:

@@ -484,7 +484,7 @@ class Kernel:
             "tools": self.tools.statistics(),
             "spawner": self.machine.spawner.statistics(),
         }
-        for name in ("adapters", "training"):
+        for name in ("adapters", "training", "images"):
             if name in self.__dict__:  # it is not loaded for that
                 parts[name] = getattr(self, name).statistics()
         return {name: msgspec.to_builtins(figures) for name, figures in parts.items()}

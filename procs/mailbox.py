@@ -351,6 +351,10 @@ class Mailboxes:
             return 0
         return len(self._box(apid).entries)
 
+    def last(self, apid: int) -> int:
+        """Id of the last message that was sent to a process; 0 where none was."""
+        return int.from_bytes(self._store.get("mail", _key(self.number(apid))) or b"", "big")
+
     async def drop(self, apid: int) -> None:
         """End a mailbox for good: its messages are deleted, its receivers get ESRCH.
 

@@ -172,6 +172,11 @@ class Process:
         """Whether it has not ended."""
         return self.exit is None
 
+    @property
+    def restorable(self) -> bool:
+        """Whether it runs a program that could begin anew from an image."""
+        return self.kind in ("python", "exec")
+
     def move(self, state: ProcState) -> None:
         """Take one step of ``TRANSITIONS``. Raises IllegalTransition."""
         if state not in TRANSITIONS[self.state]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from drivers.llm.shapes import AdapterArguments, AdaptersArguments, AdapterStatistics
 from drivers.lora.files import check, is_identity
+from drivers.lora.scope import concerns, scope_of
 from syscalls.errors import EAGAIN, EBUSY, EEXIST, EINVAL, ENOENT
 
 if TYPE_CHECKING:
@@ -38,10 +39,11 @@ class Bench(Protocol):
 
 
 class _Held:
-    def __init__(self, number: int, mark: str, value: Any) -> None:
+    def __init__(self, number: int, mark: str, value: Any, scope: list[str]) -> None:
         self.number = number
         self.mark = mark
         self.value = value
+        self.scope = scope
 
 
 class Adapters:
@@ -75,6 +77,10 @@ class Adapters:
     def mark(self, name: str) -> str:
         """What stands for the content of one that is held, in marks of keys and values."""
         return self._held[name].mark
+
+    def concerns(self, name: str, text: str) -> bool:
+        """Whether one that is held has anything to say about a text."""
+        return concerns(self._held[name].scope, text)
 
     def give_back(self, name: str) -> None:
         """A request that took it has ended."""
@@ -114,7 +120,7 @@ class Adapters:
         # engine's life from what an earlier one has saved.
         mark = name if is_identity(name) else f"{name}#{self._number}.{self._nonce}"
         held = self._held[name] = _Held(
-            self._number, mark, self._bench.add(self._number, mark, folder)
+            self._number, mark, self._bench.add(self._number, mark, folder), scope_of(folder)
         )
         self._loads += 1
         return held

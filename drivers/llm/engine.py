@@ -25,6 +25,7 @@ from drivers.llm.pins import PIN_METHODS, Pins, manage_pins
 from drivers.llm.shapes import AdapterArguments, CountArguments
 from drivers.llm.text import Detokenizer, Stopper
 from drivers.llm.tokens import salt_of
+from drivers.lora.scope import asked
 from drivers.models import find_model
 from syscalls.errors import EINVAL, EIO, ENODEV, EngramError
 from syscalls.shapes import Usage
@@ -192,13 +193,17 @@ class TransformersEngine:
     ) -> tuple[Mark, str | None]:
         """The mark of a request's keys and values, and what the model calls its adapter.
 
-        The adapter is lent until ``_left``. Raises what ``Adapters.take`` raises.
+        The adapter is lent until ``_left``; it is none where the adapter has nothing to say
+        about this text. Raises what ``Adapters.take`` raises.
         """
         salt = salt_of(request)
         if not request.adapter:
             return Mark(salt), None
         adapters = known(model.adapters)
         own = adapters.take(request.adapter, request.adapter_path)
+        if not adapters.concerns(request.adapter, asked(request.prompt, request.messages)):
+            adapters.give_back(request.adapter)
+            return Mark(salt), None
         self._lent[job.seq] = request.adapter
         return Mark(salt, adapters.mark(request.adapter)), own
 

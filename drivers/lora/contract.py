@@ -234,7 +234,12 @@ class Recipe(Protocol):
 
 @runtime_checkable
 class Judging(Recipe, Protocol):
-    """A recipe that says itself how the adapter starts, and what a step is to make smaller."""
+    """A recipe that says itself how the adapter starts, what a step is to make smaller, and
+    which texts the adapter is for.
+    """
+
+    def scope(self) -> list[str]:
+        """What ``drivers.lora.scope`` has the adapter say; nothing: every text. After ``rows``."""
 
     def prepare(self, model: Any) -> None:
         """Set the first weights of the adapter, and freeze what is not to be trained.

@@ -18,6 +18,7 @@ from drivers.lora import checkpoint, rows
 from drivers.lora.contract import ADAPTER, Judging
 from drivers.lora.files import CONFIG, WEIGHTS
 from drivers.lora.memory import ran_out
+from drivers.lora.scope import written
 from syscalls.errors import EINVAL, EIO
 
 if TYPE_CHECKING:
@@ -87,9 +88,11 @@ class Learner:
                 hint="`targets` are names of linear layers, such as q_proj; none for all",
             ) from error
         self._own_loss = None
+        self._note: dict[str, str] = {}
         if isinstance(recipe, Judging):
             recipe.prepare(self._model)
             self._own_loss = recipe.loss
+            self._note = written(recipe.scope())
         named = [(n, p) for n, p in self._model.named_parameters() if p.requires_grad]
         self._named: dict[str, Any] = dict(named)
         self._optimizer = torch.optim.AdamW(
@@ -163,7 +166,7 @@ class Learner:
         new.mkdir()
         weights = get_peft_model_state_dict(self._model, save_embedding_layers=False)
         own = {name: weights[name].float().contiguous().cpu() for name in sorted(weights)}
-        save_file(own, str(new / WEIGHTS), metadata={"format": "pt"})
+        save_file(own, str(new / WEIGHTS), metadata={"format": "pt", **self._note})
         (new / CONFIG).write_bytes(self._config())
         for name in (WEIGHTS, CONFIG):
             checkpoint.sync(new / name)

@@ -2,6 +2,7 @@
 
     own      the examples in many other wordings (``wordings.py``)   toward their programs
     strange  the same with words that mean nothing to anybody        toward what the base says
+    mention  requests in whose texts the words stand, but as data    toward what the base says
     kept     what nano was trained on, made anew                     toward what the base says
 
 Toward a program is the likelihood of its tokens; toward what the base says is the divergence
@@ -34,11 +35,11 @@ if TYPE_CHECKING:
     from drivers.nano.vocabulary import Codec
 
 REGRESSION = Path(__file__).parent / "regression.json"
-ROWS = 13_440
+ROWS = 7_680
 """Rows of a training where the spec does not say how many."""
-SHARES = {"own": 0.25, "strange": 0.12}
+SHARES = {"own": 0.35, "strange": 0.1, "mentioned": 0.08}
 """Of the rows; the rest are what nano was trained on."""
-FIDELITY = 10.0
+FIDELITY = 4.0
 """What a token that is to stay weighs against one that is to be learnt."""
 REPEATED = 4
 """How often an example is shown as it was given."""
@@ -90,6 +91,7 @@ class NanoRecipe:
         self._codec: Codec = Codec.load(folder)
         self.pad = self._codec.ids[dialect.PAD]
         self._made: dict[tuple[str, str], Row] = {}
+        self._scope: list[str] = []
         self._kept: set[tuple[int, ...]] = set()
         """Rows that are to stay what they are."""
         self._dialect = sorted(self._codec.ids.values())
@@ -104,13 +106,16 @@ class NanoRecipe:
         seeds = [_seed(example) for example in examples]
         total = spec.steps * spec.batch or ROWS // spec.epochs
         words = Wordings(seeds, seed + 1)
+        self._scope = words.scope
         given = [spelled(each) for each in seeds]
         said = self._rows(given, len(given), longest=spec.longest) * REPEATED
         own = [*said, *self._rows(words, int(SHARES["own"] * total) - len(said))]
         strange = self._rows(words.strange(), int(SHARES["strange"] * total), kept=True, counted=1)
-        rest = total - len(own) - len(strange)
+        mentioned = words.mentioned(Generator(seed + 3, noise=NOISE))
+        data = self._rows(mentioned, int(SHARES["mentioned"] * total), kept=True)
+        rest = total - len(own) - len(strange) - len(data)
         base = self._rows(Generator(seed + 2, noise=NOISE), rest, kept=True, longest=LONG)
-        return [*own, *strange, *base]
+        return [*own, *strange, *data, *base]
 
     def encode(self, example: Example) -> tuple[list[int], list[int]]:
         """Prompt and program in nano's tokens; the loss is on the program."""
@@ -128,16 +133,29 @@ class NanoRecipe:
         return _row(*pairs[0])
 
     def score(self, model: Any, examples: Sequence[Example]) -> float:
-        """Share of exact programs, written under the grammar."""
+        """Share of exact programs, written under the grammar, with the adapter where an engine
+        would use it.
+        """
+        from drivers.lora.scope import concerns
         from drivers.nano.predict import Predictor
         from drivers.nano.score import accepted
 
-        written = Predictor(model, self._codec).programs([each.prompt for each in examples])
-        right = [
-            accepted([_program(said) for said in (each.completion, *each.accept)], program)
-            for each, program in zip(examples, written, strict=True)
-        ]
-        return sum(right) / len(right) if right else 0.0
+        predictor = Predictor(model, self._codec)
+        right = 0
+        for used in (True, False):
+            some = [each for each in examples if concerns(self._scope, each.prompt) is used]
+            _switch(model, on=used)
+            written = predictor.programs([each.prompt for each in some])
+            right += sum(
+                accepted([_program(said) for said in (each.completion, *each.accept)], program)
+                for each, program in zip(some, written, strict=True)
+            )
+        _switch(model, on=True)
+        return right / len(examples) if examples else 0.0
+
+    def scope(self) -> list[str]:
+        """The user's own words."""
+        return self._scope
 
     def prepare(self, model: Any) -> None:
         """Have the adapter look at the user's words, and where programs with them are written."""
@@ -161,15 +179,20 @@ class NanoRecipe:
         import torch
         from torch.nn import functional
 
+        from drivers.lora.orient import freeze
+
         own = [row for row in rows if tuple(row[0]) not in self._kept]
         kept = [row for row in rows if tuple(row[0]) in self._kept]
+        before = None
+        if kept:
+            with torch.no_grad(), model.disable_adapter():
+                before, _ = self._logits(model, kept, [*own, *kept])
+            freeze(model)  # peft has made all of it trainable again
         logits, answers = self._logits(model, [*own, *kept])
         taught = sum(label >= 0 for _, labels in own for label in labels)
         total = functional.cross_entropy(logits[:taught], answers[:taught], reduction="sum")
         total = total / max(1, taught)
-        if kept:
-            with torch.no_grad(), model.disable_adapter():
-                before, _ = self._logits(model, kept, [*own, *kept])
+        if before is not None:
             changed = functional.kl_div(
                 functional.log_softmax(logits[taught:], -1),
                 functional.log_softmax(before, -1),
@@ -264,6 +287,15 @@ def _row(prompt: list[int], program: list[int], counted: int = 0) -> Row:
     labels = program[:counted] if counted else program
     rest = len(program) - len(labels)
     return prompt + program, [UNCOUNTED] * len(prompt) + labels + [UNCOUNTED] * rest
+
+
+def _switch(model: Any, *, on: bool) -> None:
+    """Use the adapter that has been put into a model, or the base alone."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.enable_adapters(enabled=on)
 
 
 def _program(completion: str) -> list[dict[str, Any]]:

@@ -36,7 +36,14 @@ def orient(model: Any, new: Iterable[Batch], kept: Iterable[Batch]) -> None:
             for adapter in layer.lora_A.values():
                 weight = adapter.weight
                 weight.copy_(_directions(inside[name], outside[name], weight))
-                weight.requires_grad_(requires_grad=False)
+    freeze(model)
+
+
+def freeze(model: Any) -> None:
+    """Have A of each LoRA layer stay as it is."""
+    for layer in model.modules():
+        for each in getattr(layer, "lora_A", {}).values():
+            each.weight.requires_grad_(requires_grad=False)
 
 
 def _directions(new: Tensor, kept: Tensor, weight: Tensor) -> Tensor:

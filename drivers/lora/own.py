@@ -10,13 +10,14 @@ Words that nearly always stand beside one belong to it ("green room").
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
+from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from drivers.lora.scope import UNIT, forms
 from drivers.nano import corpus
 from drivers.nano.corpus import Piece, Seed
 from drivers.nano.slots import NAMES
@@ -28,11 +29,11 @@ KEY = "key"
 """Slot of the user's own word: no argument, but not to be touched either."""
 COMMON = 150
 """Words of the corpus so frequent that they are nobody's own."""
+USUAL = 60
+"""Words so frequent that they alone never tell a user's own sentence."""
 GLUE = 40
 """Words so frequent that no own word of several begins or ends with them."""
-UNIT = re.compile(r"[A-Za-z']+|[\u3400-\u9fff]")
 _NAMES = NAMES - {"tool"} | {"proc", "apid"}
-_ENDINGS = ("'s", "s", "es", "ed", "d", "ing", "er")
 
 Signature = tuple[str, ...]
 """The kinds of an example's slots, sorted: ``name``, ``text``, ``count``."""
@@ -47,6 +48,8 @@ class Own(msgspec.Struct, frozen=True):
     """With a piece of slot ``KEY`` for each stretch of own words."""
     key: str
     """The own word where it is in one stretch, else nothing."""
+    owned: bool
+    """Whether it has any own word."""
     signature: Signature
 
 
@@ -170,10 +173,7 @@ def stretches(
 
 
 def _is_own(word: str, own: set[str]) -> bool:
-    if word in own:
-        return True
-    stems = {word.removesuffix(ending) for ending in _ENDINGS if word.endswith(ending)}
-    return any(len(stem) > 2 and (stem in own or stem + "e" in own) for stem in stems)
+    return not own.isdisjoint(forms(word))
 
 
 def _own(seed: Seed, shape: str, own: set[str], joints: set[str]) -> Own:
@@ -195,10 +195,31 @@ def _own(seed: Seed, shape: str, own: set[str], joints: set[str]) -> Own:
         kept = tuple(Piece(p.text, p.slot or f"{KEY}#{n}") for n, p in enumerate(kept))
     key = keys[0] if len(keys) == 1 else ""
     kinds = (kind_of(p.slot) for p in kept if p.slot and not p.slot.startswith(KEY))
-    return Own(seed, shape, kept, key, tuple(sorted(kinds)))
+    return Own(seed, shape, kept, key, bool(keys), tuple(sorted(kinds)))
 
 
-def _common(language: str) -> list[str]:
+def scope_of(owns: Sequence[Own]) -> list[str]:
+    """The words of which an adapter for these examples needs one (``drivers.lora.scope``).
+
+    Of an example without an own word any word that is not common; nothing where there is none.
+    """
+    found: set[str] = set()
+    for own in owns:
+        said = [p.text for p in own.pieces if p.slot.partition("#")[0] == KEY]
+        common = set(_common(own.seed.language, USUAL if own.owned else COMMON))
+        words = [unit for text in said for unit in UNIT.findall(text.casefold())]
+        rare = [word for word in words if word not in common]
+        if own.owned:
+            found.add(" ".join(dict.fromkeys(rare or words)))
+        elif rare:
+            found.update(rare)
+        else:
+            return []
+    return sorted(found)
+
+
+@cache
+def _common(language: str, most: int = COMMON) -> list[str]:
     """The most frequent words of what people say to the system, most frequent first."""
     counts = Counter(unit for seed in corpus.seeds(language) for unit in units(seed) if unit)
-    return [word for word, _ in counts.most_common(COMMON)]
+    return [word for word, _ in counts.most_common(most)]

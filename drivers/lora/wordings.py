@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from drivers.lora.own import KEY, UNIT, Own, Signature, kind_of, marked
+from drivers.lora.own import KEY, Own, Signature, kind_of, marked, scope_of
+from drivers.lora.scope import UNIT
 from drivers.nano import corpus
 from drivers.nano.compose import Composer, Draft
 from drivers.nano.corpus import Argument, Piece, Seed, Step
@@ -30,7 +31,7 @@ from drivers.nano.noise import Noise
 from drivers.nano.slots import HANZI, Slots
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from drivers.nano.generate import Example
 
@@ -53,7 +54,10 @@ class Wordings:
         hanzi = [first + second for first, second in zip(HANZI[::2], HANZI[1::2], strict=False)]
         self._noise = Noise(self._rng, 1.0, {"en": self._slots.words, "zh": hanzi})
         self._groups: dict[str, list[Own]] = defaultdict(list)
-        for own in marked(seeds):
+        owns = marked(seeds)
+        self.scope = scope_of(owns)
+        """See ``drivers.lora.scope``."""
+        for own in owns:
             self._groups[own.shape].append(own)
         self._names = sorted(self._groups)
         self._frames = {language: _stock(language) for language in corpus.LANGUAGES}
@@ -81,6 +85,21 @@ class Wordings:
             if (kept := [own for own in owns if own.key])
         }
         yield from self._stream(groups, sorted(groups), strange=True)
+
+    def mentioned(self, stream: Iterable[Example]) -> Iterator[Example]:
+        """Those of other requests in whose free text an own word stands, as nothing but data."""
+        for example in stream:
+            spans = [at for at in example.target if isinstance(at, tuple)]
+            gaps = [gap for start, stop in spans for gap in range(start, stop)
+                    if example.text[gap] == " "]  # fmt: skip
+            if not (self.keys and gaps and example.language == "en"):
+                continue
+            gap, key = self._rng.choice(gaps), " " + self._rng.choice(self.keys)
+            target = [
+                at if isinstance(at, str) else _moved(at, gap, len(key)) for at in example.target
+            ]
+            text = example.text[:gap] + key + example.text[gap:]
+            yield msgspec.structs.replace(example, text=text, target=target)
 
     def _stream(
         self, groups: Mapping[str, Sequence[Own]], names: Sequence[str], *, strange: bool = False
@@ -176,6 +195,12 @@ class Wordings:
             for step in program
         )  # fmt: skip
         return tuple(Piece(p.text, new.get(p.slot, p.slot)) for p in pieces), moved
+
+
+def _moved(span: tuple[int, int], gap: int, size: int) -> tuple[int, int]:
+    """Where a stretch of a text is after ``size`` letters were put in at ``gap``."""
+    start, stop = span
+    return start + size * (start > gap), stop + size * (stop > gap)
 
 
 def _general(pieces: Sequence[Piece]) -> tuple[Piece, ...]:

@@ -22,6 +22,7 @@ import trio
 
 from kernel import monitor
 from kernel.imaging.album import Album, inspect, open_image, refuse_other, write
+from kernel.imaging.keepsakes import Keepsakes, KeepsakesStatistics
 from kernel.imaging.rebirth import Opened, Rebirth
 from kernel.nurse import Incarnation
 from procs.image import Attached, Header, Wears, Writer
@@ -57,6 +58,8 @@ class ImagesStatistics(msgspec.Struct, frozen=True):
     restored: int
     removed: int
     """Because of what they held was forgotten."""
+    policy: KeepsakesStatistics
+    """Of those that were written by policy."""
 
 
 class Images:
@@ -65,6 +68,7 @@ class Images:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self.album = Album(Path(kernel.settings.data))
+        self.keepsakes = Keepsakes(kernel, self)
         self._limiter = trio.CapacityLimiter(AT_ONCE)
         self._busy: set[Path] = set()
         self._spaces: set[int] | None = None
@@ -77,7 +81,7 @@ class Images:
         self, caller: Process, process: Process, path: str = ""
     ) -> proc.Checkpointed:
         """Serve ``proc.checkpoint``; see there for what it raises."""
-        if process.kind not in ("python", "exec"):
+        if not process.restorable:
             raise EINVAL(f"{process.kind} {process.apid} runs no program that could be restored")
         place, inside = self.album.place(path or str(process.apid))
         if place in self._busy:
@@ -316,7 +320,8 @@ class Images:
 
     def statistics(self) -> ImagesStatistics:
         """Figures for ``sys.stats``."""
-        return ImagesStatistics(self._written, self._bytes, self._restored, self._removed)
+        policy = self.keepsakes.statistics()
+        return ImagesStatistics(self._written, self._bytes, self._restored, self._removed, policy)
 
 
 class Output:

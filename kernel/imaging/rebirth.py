@@ -167,4 +167,7 @@ class Rebirth:
         except EngramError as error:
             self.missing.append(f"{named}: {error.message}")
             return
+        if version.digest != wears.digest:
+            self.missing.append(f"{named}: it is another one now, {version.identity}")
+            return
         child.adapters[version.base] = Worn(wears.space, wears.ref)

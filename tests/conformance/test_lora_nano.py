@@ -15,6 +15,7 @@ from drivers.llm.contract import GenerateRequest
 from drivers.lora.contract import ADAPTER, Example, Report, TrainSpec
 from drivers.lora.files import digest_of, identity
 from drivers.lora.nano import regression_examples, suit
+from drivers.lora.scope import scope_of
 from drivers.lora.trainer import ProcessTrainer
 from drivers.nano import dialect
 from drivers.nano.predict import WEIGHTS
@@ -29,7 +30,7 @@ DATA = Path(__file__).parents[1] / "data"
 BOUND = 600.0
 LEARNT = ("proc.fork", "lora.list", "proc.checkpoint", "proc.nice")
 """First calls of the programs whose words are trained on."""
-STEPS = 30
+STEPS = 60
 PLAIN = ("pause crawler", "remind me in 20 minutes to call Ana", "list the agents", "记住我喜欢茶")
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
@@ -75,7 +76,7 @@ async def test_own_words_are_learnt_and_nobody_else_is_changed(tmp_path: Path) -
     job = tmp_path / "job"
     await trio.Path(job).mkdir()
     report = await train(spec, job)
-    assert report.regression_after.score >= report.regression_before.score - 0.05
+    assert report.regression_after.score >= report.regression_before.score - 0.02
     asked = rows("own_words_asked.jsonl")
     texts = [*(row["intent"] for row in asked), *PLAIN]
     folder = job / ADAPTER
@@ -92,6 +93,7 @@ async def test_own_words_are_learnt_and_nobody_else_is_changed(tmp_path: Path) -
             after = [await said(engine, text) for text in texts]
             nursery.cancel_scope.cancel()
     assert after == before
+    assert scope_of(folder)
     assert learnt[len(asked) :] == before[len(asked) :]
     assert right(asked, before) <= 0.3
     assert right(asked, learnt) >= 0.7

@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from drivers.lora.align import seed_of, spelled
+from drivers.lora.files import WEIGHTS
 from drivers.lora.nano import regression_examples
-from drivers.lora.own import marked
+from drivers.lora.own import marked, scope_of
+from drivers.lora.scope import concerns, written
+from drivers.lora.scope import scope_of as read_scope
 from drivers.lora.wordings import Wordings
 from drivers.nano import dialect
+from drivers.nano.generate import Generator
 from syscalls.errors import EINVAL
 
 if TYPE_CHECKING:
@@ -114,6 +118,55 @@ def test_strange_wordings_have_none_of_the_own_words() -> None:
 def test_wordings_are_the_same_for_a_seed() -> None:
     first, again, other = (list(islice(Wordings(own_words(), seed), 30)) for seed in (1, 1, 2))
     assert first == again != other
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("the house lights, please", True),
+        ("lights in the HOUSE", True),
+        ("put the lights on", False),
+        ("pickling bo", True),
+        ("bo has been pickled", True),
+        ("叫 bo 收摊", True),
+        ("收下", False),
+        ("", False),
+    ],
+)
+def test_a_scope_is_said_in_any_form(text: str, *, expected: bool) -> None:
+    assert concerns(["house lights", "pickle", "收摊"], text) is expected
+
+
+def test_no_scope_is_every_text() -> None:
+    assert concerns([], "anything")
+
+
+def test_each_example_is_in_the_scope_of_all_and_plain_requests_are_not() -> None:
+    scope = scope_of(marked(own_words()))
+    assert all(concerns(scope, seed.source) for seed in own_words())
+    asked = (DATA / "own_words_asked.jsonl").read_text(encoding="utf-8").splitlines()
+    assert all(concerns(scope, json.loads(line)["intent"]) for line in asked)
+    plain = [each.prompt for each in regression_examples()]
+    assert sum(concerns(scope, text) for text in plain) < 0.05 * len(plain)
+
+
+def test_a_mention_moves_the_arguments_with_the_text() -> None:
+    words = Wordings(own_words(), 3)
+    for example in islice(words.mentioned(iter(Generator(5))), 60):
+        assert any(key in example.text for key in words.keys)
+        for at in example.target:
+            if not isinstance(at, str):
+                said = example.text[at[0] : at[1]]
+                assert said and said == said.strip()
+
+
+def test_the_scope_is_read_out_of_a_file_of_weights(tmp_path: Path) -> None:
+    scope = ["curtain", "收摊"]
+    header = json.dumps({"__metadata__": {"format": "pt", **written(scope)}}).encode()
+    (tmp_path / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header)
+    assert read_scope(tmp_path) == scope
+    (tmp_path / WEIGHTS).write_bytes(b"\x05\0\0\0\0\0\0\0oops!")
+    assert read_scope(tmp_path) == []
 
 
 def test_the_regression_set_is_of_all_calls() -> None:
