@@ -55,8 +55,8 @@ class HostedLLM:
         self._host = host
         self._info: LLMInfo | None = None
         self._generations = self._prompt = self._cached = self._completion = 0
-        self._open: dict[int, Exchange] = {}
-        """Generations under way, by the identity of their requests."""
+        self._open: dict[Exchange, GenerateRequest] = {}
+        """Generations under way. One request may be asked several times at once."""
 
     @property
     def state(self) -> DriverState:
@@ -86,7 +86,7 @@ class HostedLLM:
         """
         await self.ready()
         exchange = await self._host.begin("generate", request, credit=CREDIT)
-        self._open[id(request)] = exchange
+        self._open[exchange] = request
         try:
             async for raw in exchange:
                 yield msgspec.msgpack.decode(raw, type=Piece)
@@ -98,13 +98,14 @@ class HostedLLM:
                 self._completion += last.usage.completion
             yield last
         finally:
-            del self._open[id(request)]
+            del self._open[exchange]
             exchange.close()
 
     def suspend(self, request: GenerateRequest, *, on: bool) -> None:
         """Have a generation stand still, or go on. One that has not begun is not suspended."""
-        if (exchange := self._open.get(id(request))) is not None:
-            exchange.suspend(on=on)
+        for exchange, asked in self._open.items():
+            if asked is request:
+                exchange.suspend(on=on)
 
     async def count(self, text: str | None, messages: list[ChatMessage] | None) -> int:
         """Tokens of a text, or of messages with the chat template."""

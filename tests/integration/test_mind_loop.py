@@ -152,7 +152,7 @@ async def test_nothing_is_destroyed_after_something_else_has_failed() -> None:
         shell = world.attach()
         apid = (await shell.proc.spawn(program="listener")).apid
         plan = [
-            llm.Planned("proc.checkpoint", {"target": "listener"}),
+            llm.Planned("proc.exec", {"program": "listener"}),
             llm.Planned("proc.signal", {"target": "listener", "signal": "KILL"}),
         ]
         done = await shell.llm.intent(text="save it, then kill it", program=plan)

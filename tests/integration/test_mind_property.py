@@ -89,7 +89,7 @@ def test_programs_over_random_rights_decode_and_stay_inside(model: Path) -> None
             seen |= {step["call"] for step in json.loads(text)["steps"]}
             made, steps, empty = made + 1, steps + count, empty + (count == 0)
     assert made == PROGRAMS
-    assert steps > PROGRAMS / 2, "the noise hardly ever makes a call: the test tests nothing"
+    assert steps > PROGRAMS / 3, "the noise hardly ever makes a call: the test tests nothing"
     assert len(seen) > len(TABLE) / 2, sorted(seen)
 
 

@@ -133,7 +133,7 @@ def test_parts(language: str) -> None:
     found = corpus.parts(language)
     assert set(found) == {
         "preamble", "pivot", "trailer", "connective", "opening", "complaint", "reason", "pronoun",
-        "purpose",
+        "purpose", "own",
     }  # fmt: skip
     assert all(found.values())
     assert not [row for rows in found.values() for row in rows if dialect.token("")[:2] in row]
