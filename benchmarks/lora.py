@@ -136,7 +136,7 @@ async def run(data: Path | None, seeds: int) -> dict[str, Any]:
         raise SystemExit("drivers/nano/weights holds no model")
     examples = read(DATA / "own_words.jsonl")
     asked = read(DATA / "own_words_asked.jsonl")
-    others = read(data / "dev.jsonl" if data else OURS)
+    others = read(next(data.rglob("dev.jsonl")) if data else OURS)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="engram-lora-") as jobs:
         for seed in range(seeds):
