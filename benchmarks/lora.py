@@ -129,6 +129,11 @@ def _children() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def development(folder: Path) -> Path:
+    """The file of the development intents, in a folder or in one below it."""
+    return next(folder.rglob("dev.jsonl"))
+
+
 async def run(data: Path | None, seeds: int) -> dict[str, Any]:
     """All figures; medians over the seeds."""
     weights = nano_weights()
@@ -136,7 +141,7 @@ async def run(data: Path | None, seeds: int) -> dict[str, Any]:
         raise SystemExit("drivers/nano/weights holds no model")
     examples = read(DATA / "own_words.jsonl")
     asked = read(DATA / "own_words_asked.jsonl")
-    others = read(next(data.rglob("dev.jsonl")) if data else OURS)
+    others = read(development(data) if data else OURS)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="engram-lora-") as jobs:
         for seed in range(seeds):
