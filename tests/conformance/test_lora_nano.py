@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from drivers.llm.contract import LLM
 
 DATA = Path(__file__).parents[1] / "data"
-BOUND = 600.0
+BOUND = 900.0
 LEARNT = ("proc.fork", "lora.list", "proc.checkpoint", "proc.nice")
 """First calls of the programs whose words are trained on."""
-STEPS = 60
+STEPS = 160
 PLAIN = ("pause crawler", "remind me in 20 minutes to call Ana", "list the agents", "记住我喜欢茶")
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
