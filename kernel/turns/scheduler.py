@@ -89,8 +89,9 @@ class Scheduler:
         self._queue = Waiting(policy, set() if held is None else held)
         self._running: dict[Ticket, None] = {}
         self._parked = self._number = 0
-        self._computing = 0.0
-        """Tokens of prompts that the engine is computing now."""
+        self._computing = 0
+        """Tokens of prompts that the engine is computing now; whole ones, so that nothing is
+        left of a sum when the last has gone."""
         self._admitted = self._ahead = self._preemptions = self._refusals = self._expired = 0
         self._ticking = self._sized = False
         self.slots = self.ordinary = self._limits.slots or SLOTS
@@ -345,7 +346,7 @@ class Scheduler:
         locality.begin(ticket.chain, ticket.own)
         self._running[ticket] = None
         works(ticket.node, 1)
-        ticket.computing = max(ticket.prompt - locality.tokens_of(chunks), 0.0)
+        ticket.computing = max(int(ticket.prompt - locality.tokens_of(chunks)), 0)
         self._computing += ticket.computing
         ticket.since = self.now()
         ticket.state = "running"
@@ -366,8 +367,8 @@ class Scheduler:
 
     def _computed(self, ticket: Ticket) -> None:
         """Its prompt is no longer being computed."""
-        self._computing = max(self._computing - ticket.computing, 0.0)
-        ticket.computing = 0.0
+        self._computing -= ticket.computing
+        ticket.computing = 0
 
     def _suspend(self, ticket: Ticket) -> None:
         """Have one that runs wait; what it has generated is kept, and it goes on from there."""
@@ -460,6 +461,7 @@ class Scheduler:
             len(self._running),
             self._queue.count,
             self._parked,
+            self._computing,
             int(self._locality.used),
             self._locality.tokens,
             self._speed.rate,

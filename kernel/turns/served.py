@@ -50,6 +50,8 @@ class SchedulerStatistics(msgspec.Struct, frozen=True):
     waiting: int
     parked: int
     """Begun, and suspended while their process is stopped or their reader does not read."""
+    computing: int
+    """Tokens of prompts that the engine is computing now, estimated."""
     kv_used: int
     """Tokens of keys and values of what runs, estimated."""
     kv_tokens: int

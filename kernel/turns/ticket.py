@@ -71,7 +71,7 @@ class Ticket(Ask):
     expected: float = 0.0
     """Cached tokens that were expected when it began."""
     stamp: int = 0
-    computing: float = 0.0
+    computing: int = 0
     """Tokens of its prompt that the engine is computing now."""
     begun: float = -1.0
     """When it first went to the engine, by the clock."""

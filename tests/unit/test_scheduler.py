@@ -33,8 +33,8 @@ def asking(tokens: int = 100, answer: int = 10, salt: str = "s") -> GenerateRequ
 
 def idle(scheduler: Scheduler) -> bool:
     figures = scheduler.statistics()
-    left = figures.running, figures.waiting, figures.parked, figures.kv_used
-    return left == (0, 0, 0, 0) and not any(each.running for each in figures.processes)
+    left = figures.running, figures.waiting, figures.parked, figures.computing, figures.kv_used
+    return left == (0, 0, 0, 0, 0) and not any(each.running for each in figures.processes)
 
 
 async def test_no_more_than_its_slots_are_in_the_engine(autojump_clock: MockClock) -> None:
@@ -352,6 +352,21 @@ async def test_nice_levels_have_their_share_of_the_tokens(autojump_clock: MockCl
         assert had[10] / had[11] == pytest.approx(weight(0) / weight(6), rel=0.1)
 
 
+async def test_a_long_prompt_goes_in_when_nothing_is_computed(autojump_clock: MockClock) -> None:
+    llm = VirtualLLM(batch=8)
+    async with serving(llm, make_policy("dlpm"), Limits(slots=8)) as scheduler:
+        await whole(scheduler, llm, process(10), asking(4000))  # the speed is known now
+        own = random.Random(7)
+        for round_ in range(50):
+            async with trio.open_nursery() as nursery:
+                for number in range(3):
+                    request = asking(own.randrange(1, 300), 5, f"{round_} {number} ")
+                    nursery.start_soon(whole, scheduler, llm, process(10 + number), request)
+            assert scheduler.statistics().computing == 0
+            with trio.fail_after(1000):
+                await whole(scheduler, llm, process(10), asking(3000, 1, f"{round_}"))
+
+
 @pytest.mark.parametrize("order", ["dlpm", "vtc", "fcfs", "lpm"])
 @pytest.mark.parametrize("seed", range(4))
 async def test_a_storm_leaves_nothing_behind(
@@ -381,16 +396,17 @@ async def test_a_storm_leaves_nothing_behind(
                 end = error.code
             ends[end] = ends.get(end, 0) + 1
 
-        async with trio.open_nursery() as nursery:
-            for _ in range(250):
-                nursery.start_soon(one)
-                await trio.sleep(own.random() * 0.05)
-                if own.random() < 0.1:
-                    apid = 10 + own.randrange(6)
-                    own.choice([scheduler.hold, scheduler.release, scheduler.ended])(apid)
-                if own.random() < 0.01:
-                    llm.die()
-            for apid in range(10, 16):
-                scheduler.release(apid)
+        with trio.fail_after(10_000):  # of virtual time: else who waits for ever is not seen
+            async with trio.open_nursery() as nursery:
+                for _ in range(250):
+                    nursery.start_soon(one)
+                    await trio.sleep(own.random() * 0.05)
+                    if own.random() < 0.1:
+                        apid = 10 + own.randrange(6)
+                        own.choice([scheduler.hold, scheduler.release, scheduler.ended])(apid)
+                    if own.random() < 0.01:
+                        llm.die()
+                for apid in range(10, 16):
+                    scheduler.release(apid)
         assert idle(scheduler)
         assert sum(ends.values()) == 250 and ends["done"] > 10
