@@ -168,10 +168,7 @@ def flags(order: str, model: Path, engine: str) -> list[str]:
     given = ["--embedder", "none", "--engine", engine, "--model", str(model)]
     given += ["--adapters", "0", "--promote", "off", "--llm-queue", "1000"]
     if engine == "vllm":
-        given += [
-            "--engine-options",
-            f"batch={BATCH},kv_bytes={KV_BYTES},prefill_chunk={2 * BLOCK}",
-        ]
+        given += ["--engine-options", f"batch={BATCH},kv_bytes={KV_BYTES}"]
     scheduler = "fcfs" if order == "none" else order
     return [*given, "--scheduler", scheduler, *(["--llm-slots", "4096"] * (order == "none"))]
 

@@ -50,6 +50,9 @@ KV_MOST = 4 << 30
 """Bytes of keys and values on a CPU, at most, where nobody says."""
 KV_SHARE = 4
 """One part in so many of the free memory, likewise."""
+CHUNK = 512
+"""Tokens of one prompt that a step computes on a CPU, where nobody says: there a whole long
+prompt would keep all others waiting for seconds."""
 FINISHED = {"stop": "stop", "length": "length"}
 
 
@@ -57,8 +60,8 @@ class VLLMEngine:
     """``generate``, ``count``, ``running``, those of adapters, and those of ``VLLMPins``.
 
     Options: ``dtype``, ``context`` (tokens), ``batch`` (sequences),
-    ``prefill_chunk`` (tokens of one prompt that a step computes: fewer, and others wait less),
-    ``kv_bytes``,
+    ``prefill_chunk`` (tokens of one prompt that a step computes: fewer, and others wait less;
+    0 for no bound), ``kv_bytes``,
     ``gpu_memory`` (part of a GPU's memory, 0 to 1), ``adapters`` (at once; 0 for none),
     ``adapter_rank`` (the highest); and those of ``VLLMPins``.
     """
@@ -146,7 +149,7 @@ class VLLMEngine:
             if "kv_bytes" in options:
                 where["kv_cache_memory_bytes"] = int(options["kv_bytes"])
         where |= lora_arguments(options, folder)
-        if chunk := int(options.get("prefill_chunk", 0)):
+        if chunk := int(options.get("prefill_chunk", CHUNK if current_platform.is_cpu() else 0)):
             where["long_prefill_token_threshold"] = chunk
         where |= self._pins.arguments()
         return LLMEngine.from_engine_args(
