@@ -87,9 +87,11 @@ class Question(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Given(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """An example as a caller gives it. ``program`` stands for ``completion`` where it is one."""
+    """An example as a caller gives it. ``program`` stands for ``completion`` where it is one, and
+    ``intent`` for ``prompt``, as records have them."""
 
     prompt: str = ""
+    intent: str = ""
     completion: str = ""
     program: list[dict[str, Any]] | None = None
     sources: list[Rid] = []
@@ -108,14 +110,16 @@ def given(examples: Sequence[dict[str, Any]]) -> list[Question]:
         except msgspec.ValidationError as error:
             raise EINVAL(
                 f"example {at}: {error}",
-                hint='{"prompt": ..., "completion": ..., "sources": [RID ...]}',
+                hint='{"prompt": ..., "completion": ...} or {"intent": ..., "program": [...]}',
             ) from error
         answer = one.completion if one.program is None else _json(one.program)
-        if not one.prompt or not answer or (one.completion and one.program is not None):
+        prompt = one.prompt or one.intent
+        twice = (one.completion and one.program is not None) or (one.prompt and one.intent)
+        if not prompt or not answer or twice:
             raise EINVAL(f"example {at} needs a prompt and a completion or a program")
         group = one.group or _kind(one.program)
         found.append(
-            Question(one.prompt, answer, one.sources, group, one.held_out, one.accept, one.raw)
+            Question(prompt, answer, one.sources, group, one.held_out, one.accept, one.raw)
         )
     return found
 

@@ -120,8 +120,10 @@ def test_given_examples() -> None:
         [
             {"prompt": "crew?", "program": [{"call": "proc.list", "args": {}}], "sources": [RID]},
             {"prompt": "a", "completion": "b", "accept": ["c"], "group": "g", "held_out": True},
+            {"intent": "who?", "program": []},
         ]
     )
+    assert (made[2].prompt, made[2].answer) == ("who?", "[]")
     assert made[0].answer == '[{"args":{},"call":"proc.list"}]'
     assert made[0].sources == [RID]
     assert (made[1].accept, made[1].group, made[1].held_out) == (["c"], "g", True)
@@ -133,6 +135,7 @@ def test_given_examples() -> None:
         {"prompt": "a"},
         {"completion": "a"},
         {"prompt": "a", "completion": "b", "program": []},
+        {"prompt": "a", "intent": "a", "completion": "b"},
         {"prompt": "a", "completion": "b", "colour": "red"},
         {"prompt": "a", "completion": "b", "sources": ["no rid"]},
         {"prompt": 1, "completion": "b"},
