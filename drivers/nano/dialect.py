@@ -78,6 +78,8 @@ MOST_WORDS = 200
 MOST_TOKENS = 400
 """A program of more tokens is no use to anybody; the limit for a generation."""
 
+_ATOM = re.compile(r"[0-9]+|[^\W0-9_\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]+|.", re.DOTALL)
+"""What is copied whole: a number, a word (not where words are written without spaces)."""
 _TOKEN = re.compile(r"<\|([A-Za-z0-9_.:-]+)\|>")
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "「": "」", "『": "』", "`": "`", "«": "»",
            "《": "》"}  # fmt: skip
@@ -157,8 +159,9 @@ def _rule(call: str) -> str:
 
 
 def _stretch(text: str) -> str:
-    """The terminal of any stretch of ``text``."""
-    return '%regex { "substring_chars": ' + json.dumps(text, ensure_ascii=False) + " }"
+    """The terminal of any stretch of ``text`` that cuts no word and no number."""
+    chunks = json.dumps(_ATOM.findall(text), ensure_ascii=False)
+    return '%regex { "substring_chunks": ' + chunks + " }"
 
 
 def _names(text: str) -> list[str]:

@@ -108,7 +108,7 @@ def test_any_text_has_a_prompt_and_a_grammar(text: str) -> None:
     prompt = dialect.render(text)
     assert prompt.startswith("<|user|> ") and prompt.endswith("<|plan|>")
     assert prompt.count("<|") == 2
-    assert "substring_chars" in dialect.grammar(text, dialect.CALLS)
+    assert "substring_chunks" in dialect.grammar(text, dialect.CALLS)
 
 
 @given(st.text(max_size=60), st.text(max_size=60))

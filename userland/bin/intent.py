@@ -39,6 +39,7 @@ def intent(context: Context, options: argparse.Namespace) -> int:
         if options.words or not options.plan:
             raise Usage("--jsonl FILE goes with --plan and without words", hint=USAGE)
         with _opened(options.jsonl) as lines:
+            context.memory()  # as without a file: what is attached there is used
             return plan_lines(context, lines, options.deadline)
     if not options.words:
         raise Usage("there are no words", hint=USAGE)
