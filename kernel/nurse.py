@@ -2,6 +2,7 @@
 
 spawn: rights and limits -> APID -> descriptor and pipe -> zygote forks -> watch
 watch: connection served, output read, until the process has ended -> ended()
+                 └── another body has taken its place (``kernel/exec.py``): the same with that
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import signal
 import socket
 from collections import deque
+from contextlib import contextmanager
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,15 +25,15 @@ from kernel.declared import agreed
 from kernel.output import OutputRing
 from procs.process import Born
 from syscalls.capability import CapSet, intersect, narrow
-from syscalls.errors import EDQUOT, EINVAL, ESRCH
+from syscalls.errors import ECANCELED, EDQUOT, EINVAL, ESRCH
 from syscalls.launch import DECLARED, Launch
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from kernel.kernel import Kernel
     from kernel.signals import Birth
-    from procs.launcher import ChildProcess
+    from procs.launcher import ChildProcess, ExitStatus
     from procs.process import Process
     from syscalls.calls import proc
     from syscalls.shapes import Quota, Signal
@@ -76,11 +78,28 @@ class Incarnation(NamedTuple):
     """Its number, where it is not to be a new one."""
 
 
+class Body(NamedTuple):
+    """A process of the operating system that runs a program, from its start to its being served."""
+
+    child: ChildProcess
+    channel: socket.socket
+    """The kernel's end of its descriptor."""
+    output: int
+    """The read end of the pipe that it writes to."""
+
+    def discard(self) -> None:
+        """End it: nobody will serve it."""
+        self.child.kill(signal.SIGKILL)
+        self.channel.close()
+        os.close(self.output)
+
+
 class Watched(msgspec.Struct):
     """What the nurse keeps of one process."""
 
     output: OutputRing
     child: Any
+    """The process of the operating system that signals go to."""
     ended: trio.Event
     declared: Declared | None = None
     tasks: trio.Nursery | None = None
@@ -89,6 +108,12 @@ class Watched(msgspec.Struct):
     """Set and replaced when its time may have changed; None while nobody looks at that."""
     over: str = ""
     """Why the kernel has ended it, where it has."""
+    running: bool = False
+    """Whether the process of the operating system that is served has not ended."""
+    replacing: bool = False
+    """Whether a ``proc.exec`` of it is under way."""
+    following: tuple[Body, Connection] | None = None
+    """What is served when that has ended: then the process has not."""
 
 
 class Nurse:
@@ -181,29 +206,31 @@ class Nurse:
 
     async def _start(self, process: Process, call: proc.Spawn) -> None:
         kernel = self._kernel
-        launch = Launch(
-            apid=process.apid,
-            program=call.program,
-            name=process.name,
-            args=call.args,
-            goal=call.goal,
-            space=process.space,
-            cwd=call.cwd,
-            env=call.env,
-            quota=process.quota,
-            forked=process.forked,
-            state=process.declared,
-        )
         process.cwd, process.env = call.cwd, call.env
+        body = await self.launch(launch_of(process))
+        try:
+            await kernel.save(process)
+        except BaseException:
+            body.discard()
+            raise
+        watched = Watched(OutputRing(), body.child, trio.Event())
+        self._watched[process.apid] = watched
+        if process.apid in self._ended:  # it had the number before
+            self._ended.remove(process.apid)
+        connection = self._connected(process, body)
+        kernel.processes.started(process)
+        assert self.nursery is not None
+        self.nursery.start_soon(self._watch, process, watched, body, connection)
+
+    async def launch(self, launch: Launch) -> Body:
+        """Start a process of the operating system; raises what ``Spawner.launch`` does.
+
+        Nobody serves it yet: who called this has it served, or discards it.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         out_read, out_write = os.pipe2(os.O_CLOEXEC)
         try:
-            child = await kernel.machine.spawner.launch(launch, theirs, out_write)
-            try:
-                await kernel.save(process)
-            except BaseException:
-                child.kill(signal.SIGKILL)
-                raise
+            child = await self._kernel.machine.spawner.launch(launch, theirs, out_write)
         except BaseException:
             ours.close()
             os.close(out_read)
@@ -211,30 +238,30 @@ class Nurse:
         finally:
             theirs.close()
             os.close(out_write)
-        process.pid, process.kind = child.pid, child.kind
-        watched = Watched(OutputRing(), child, trio.Event())
-        self._watched[process.apid] = watched
-        if process.apid in self._ended:  # it had the number before
-            self._ended.remove(process.apid)
-        connection = Connection(kernel, process, ours)
-        kernel.connections[process.apid] = connection
-        kernel.processes.started(process)
-        assert self.nursery is not None
-        self.nursery.start_soon(self._watch, process, connection, watched, out_read)
+        return Body(child, ours, out_read)
+
+    def _connected(self, process: Process, body: Body) -> Connection:
+        """From now on a process is this body."""
+        process.pid, process.kind = body.child.pid, body.child.kind
+        connection = self._kernel.connections[process.apid] = Connection(
+            self._kernel, process, body.channel
+        )
+        return connection
 
     async def _watch(
-        self, process: Process, connection: Connection, watched: Watched, out_read: int
+        self, process: Process, watched: Watched, body: Body, connection: Connection
     ) -> None:
-        child: ChildProcess = watched.child
         with trio.CancelScope(shield=True):  # its end is brought about by signals, never by leaving
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(connection.serve)
-                nursery.start_soon(watched.output.pump, out_read)
                 watched.tasks = nursery
                 self._time(process, watched)
-                ended = await child.wait()
-                nursery.cancel_scope.deadline = trio.current_time() + DRAIN
+                ended = await self._serve(watched, body, connection)
+                while watched.following is not None:
+                    (body, connection), watched.following = watched.following, None
+                    ended = await self._serve(watched, body, connection)
                 watched.tasks = None
+                nursery.cancel_scope.cancel()
+            watched.output.close()
             declared = watched.declared
             status, reason, value = ended.status, ended.reason, None
             if declared is not None:
@@ -248,6 +275,17 @@ class Nurse:
             self._ended.append(process.apid)
             while len(self._ended) > KEPT_OUTPUTS:
                 del self._watched[self._ended.popleft()]
+
+    async def _serve(self, watched: Watched, body: Body, connection: Connection) -> ExitStatus:
+        """Serve a body, and read what it writes, until it has ended; how it did."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.serve)
+            nursery.start_soon(watched.output.pump, body.output)
+            watched.running = True
+            ended = await body.child.wait()
+            watched.running = False
+            nursery.cancel_scope.deadline = trio.current_time() + DRAIN
+        return ended
 
     def _time(self, process: Process, watched: Watched) -> None:
         """Look at a process's time, where it has one."""
@@ -285,6 +323,44 @@ class Nurse:
         alive = any(process.apid == apid for process in self._kernel.processes.live())
         if watched is not None and not alive:
             await watched.ended.wait()
+
+    # --- another program in its place
+
+    @contextmanager
+    def replacing(self, process: Process) -> Iterator[None]:
+        """While the program of a process is being replaced. Raises EINVAL (it is already), ESRCH
+        (the system is shutting down), ECANCELED (it is being ended)."""
+        if self._stopping:
+            raise ESRCH("the system is shutting down")
+        watched = self._watched[process.apid]
+        if watched.replacing:
+            raise EINVAL(f"the program of process {process.apid} is being replaced already")
+        self.refuse_ending(process)
+        watched.replacing = True
+        try:
+            yield
+        finally:
+            watched.replacing = False
+
+    def refuse_ending(self, process: Process) -> None:
+        """Raises ECANCELED where a process has ended, was asked to, or has said that it does."""
+        watched = self._watched[process.apid]
+        if process.ending or watched.declared is not None or not watched.running:
+            raise ECANCELED(f"process {process.apid} is being ended")
+
+    def replace(self, process: Process, body: Body) -> None:
+        """Have a process be another body: the one that it is gets KILL, and is not heeded any more.
+
+        The new one is served when the old one has ended; signals go to it from now on.
+        """
+        watched = self._watched[process.apid]
+        self._kernel.connections[process.apid].silence()
+        watched.child.kill(signal.SIGKILL)
+        watched.child = body.child
+        watched.following = body, self._connected(process, body)
+        if process.state == "STOPPED":
+            body.child.kill(signal.SIGSTOP)
+        self._time(process, watched)
 
     # --- while it lives
 
@@ -370,6 +446,23 @@ class Nurse:
         if not parent.caps.may("mem.write"):
             raise EINVAL("a parent without mem.write has no space to give")
         return await monitor.adopt_space(self._kernel, parent, call.space)
+
+
+def launch_of(process: Process) -> Launch:
+    """What a process is started with."""
+    return Launch(
+        apid=process.apid,
+        program=process.program,
+        name=process.name,
+        args=process.args,
+        goal=process.goal,
+        space=process.space,
+        cwd=process.cwd,
+        env=process.env,
+        quota=process.quota,
+        forked=process.forked,
+        state=process.declared,
+    )
 
 
 def _name_of(program: str) -> str:

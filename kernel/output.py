@@ -61,7 +61,7 @@ class OutputRing:
                 await more.wait()
 
     async def pump(self, fd: int) -> None:
-        """Read a pipe until its end, and close it."""
+        """Read a pipe until its end, and close it; another one may come after it."""
         os.set_blocking(fd, False)
         try:
             while True:
@@ -76,7 +76,6 @@ class OutputRing:
         finally:
             trio.lowlevel.notify_closing(fd)
             os.close(fd)
-            self.close()
 
     def _wake(self) -> None:
         self._more.set()

@@ -123,7 +123,7 @@ class Tools:
         pending.done.set()
 
     def left(self, apid: int) -> None:
-        """A process has ended: nobody answers for its tools any more."""
+        """A process, or its program, has ended: nobody answers for its tools any more."""
         self._episodes.pop(apid, None)
         for each in self._tools.values():
             if each.owner == apid and not each.mount:
@@ -141,7 +141,7 @@ class Tools:
             raise ENOENT(f"there is no tool {name!r}", hint="`engram tool list` lists them")
         if not found.alive:
             raise ESRCH(
-                f"process {found.owner}, which offered the tool {name!r}, has ended",
+                f"the program of process {found.owner} that offered the tool {name!r} has ended",
                 hint="start it again, or use another tool",
             )
         return found
@@ -218,7 +218,7 @@ class Tools:
         finally:
             del self._pending[number]
         if pending.answer is None:
-            raise ESRCH(f"process {called.owner} ended before {called.name} answered")
+            raise ESRCH(f"the program of {called.owner} ended before {called.name} answered")
         return pending.answer
 
     # --- mounted servers

@@ -255,6 +255,10 @@ class Launcher:
             await pending.answered.wait()
         except OSError as error:
             raise _lost() from error
+        except trio.Cancelled:
+            if pending.child is not None:  # it was started in the moment of the cancellation
+                pending.child.kill(signal.SIGKILL)
+            raise
         finally:
             packet.close()
             pending.abandoned = not pending.answered.is_set()

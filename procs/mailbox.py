@@ -256,7 +256,7 @@ class Mailboxes:
         entry = box.take(selector)
         if entry is None:
             entry = await self._await(box, selector, timeout)
-        return self._hand(box, entry) if kept else await self._deliver(box, entry)
+        return await (self._hand if kept else self._deliver)(box, entry)
 
     async def _await(self, box: _Box, selector: Selector, timeout: float | None) -> _Entry:
         receiver = _Receiver(selector)
@@ -278,8 +278,13 @@ class Mailboxes:
             raise ETIME(f"no message came within {timeout:g} s")
         return receiver.entry
 
-    def _hand(self, box: _Box, entry: _Entry) -> Message:
+    async def _hand(self, box: _Box, entry: _Entry) -> Message:
         """A message that stays on disk until its process asks for the next."""
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        except trio.Cancelled:  # it came with the cancellation: nobody hears of it
+            box.give_back(entry)
+            raise
         value = self._store.get("mail", _key(box.apid, entry.id))
         box.committing -= 1
         if value is None:

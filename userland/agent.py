@@ -14,7 +14,7 @@ method does not name go to the syscall as they are.
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import trio
 
@@ -247,6 +247,17 @@ class Agent:
         """Start a child that begins with this one's memory, context and declared state."""
         forked = await self.call(proc.Fork(goal=goal, name=name))
         return Proc(self, forked.apid)
+
+    async def exec(self, program: str, *args: str) -> NoReturn:
+        """Become another program, under the same APID, with the same space and mailbox.
+
+        Returns only by an error, and then nothing has changed. This program is killed: ``finally``
+        and handlers of signals do not run. Raises ENOENT, EPERM, EINVAL, EAGAIN, ECANCELED.
+        """
+        sys.stdout.flush()
+        sys.stderr.flush()
+        await self.call(proc.Exec(program=program, args=list(args)))
+        raise AssertionError("a program that was replaced goes on")
 
     async def declare(self, state: Any) -> None:
         """Declare what a fork, or this agent when it is restored, is to begin with."""

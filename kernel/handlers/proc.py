@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kernel import monitor
+from kernel.exec import replace
 from kernel.fork import fork
 from kernel.trap import Emit, handles
 from syscalls.calls import proc
@@ -46,6 +47,13 @@ async def fork_call(kernel: Kernel, caller: Process, call: proc.Fork) -> proc.Sp
     """Fork a process."""
     parent = monitor.target(kernel, caller, call.target, "proc.fork")
     return proc.Spawned(apid=await fork(kernel, parent, call.name, call.goal))
+
+
+@handles(proc.Exec, waits=True)
+async def exec_call(kernel: Kernel, caller: Process, call: proc.Exec) -> Empty:
+    """Replace the caller's program; the reply reaches nobody."""
+    await replace(kernel, caller, call)
+    return Empty()
 
 
 @handles(proc.Checkpoint, waits=True)

@@ -77,7 +77,16 @@ class Fork(Call, kw_only=True):
 
 @syscall(3, "proc.exec")
 class Exec(Call, kw_only=True):
-    """Replace the caller's program, keeping its APID, space and mailbox."""
+    """Replace the caller's program, keeping its APID, space and mailbox.
+
+    ``program`` is what it is to ``proc.spawn``, from the caller's directory; a declared one narrows
+    rights and limits and widens none. All that the kernel knows the process by stays, messages and
+    output too; calls in flight, declared state, model context, offered tools and caught signals go
+    with the old program. It is killed and not answered: only a failure returns, and changes
+    nothing. A message that it has received counts as received. Raises ENOENT, EPERM, EINVAL (a
+    session, the program, a second one at once), EAGAIN, ECANCELED (the caller is being ended),
+    ESRCH (shutdown), EIO.
+    """
 
     program: Program
     args: list[str] = []

@@ -180,6 +180,19 @@ async def test_cancelled_while_it_waits_leaves_the_message_for_the_next() -> Non
     await boxes.send(2, message("the place is free"))
 
 
+@pytest.mark.parametrize("kept", [False, True])
+async def test_cancelled_when_it_has_the_message_and_has_not_run_yet_leaves_it(kept: bool) -> None:
+    boxes = Mailboxes(MemoryStore(), Clock(), bound=1)
+    if kept:
+        boxes.keep(2, 900)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(boxes.recv, 2)
+        await trio.testing.wait_all_tasks_blocked()
+        await boxes.send(2, message("kept"))
+        nursery.cancel_scope.cancel()
+    assert (await boxes.recv(2, timeout=0)).body == "kept"
+
+
 async def test_cancelled_during_the_receipts_commit_leaves_it_too() -> None:
     store = SlowStore()
     boxes = Mailboxes(store, Clock(), bound=1)
