@@ -80,6 +80,10 @@ class Bench:
                 yield Life(llm, self)
                 nursery.cancel_scope.cancel()
 
+    def kept(self, tokens: int) -> int:
+        """How many of so many tokens a pin keeps: whole blocks, or with the part that follows."""
+        return tokens if self.engine == "transformers" else tokens // BLOCK * BLOCK
+
     def file(self, pinned: Pinned, place: int) -> Path:
         """The file of one of a pin's blocks."""
         return block_path(self.kv_dir, pinned.namespace, pinned.blocks[place])

@@ -14,6 +14,9 @@ it, and who pins expects the records to be as he read them: of the two one comes
 the other. A record that goes takes along, in the same batch, every prefix that rests on it, and
 leaves an erasure there: nothing can be attached from then on, and no crash loses what is left to
 be done. What is erased of the blocks is the affair of ``kernel.activation.keeping``.
+
+One that replaces another is computed ``aside``, under a handle that nobody can say, and takes the
+other's place in one batch: until then, and if it fails, the other is what it was.
 """
 
 from __future__ import annotations
@@ -56,6 +59,10 @@ HEAD = 96
 SHORT = 24
 """A record with fewer characters is known only as the whole of an item."""
 NAMED: dict[Origin, str] = {"pin": "pin", "promotion": "auto"}
+ASIDE = "~"
+"""Parts the handle of one that is to replace another from its number; in no handle otherwise."""
+APART = 1e-5
+"""Seconds between two that have the same handle, at least: more than a name of them loses."""
 
 
 Digest = bytes  # a name of its own: in ``Prefix`` the word means a property
@@ -121,6 +128,16 @@ class Prefix(msgspec.Struct, omit_defaults=True):
         return self.space, self.handle
 
     @property
+    def name(self) -> str:
+        """The handle that it has, or is to have when it is ``aside`` no more."""
+        return self.handle.partition(ASIDE)[0]
+
+    @property
+    def aside(self) -> bool:
+        """Whether it is being computed to replace another; nobody can attach it yet."""
+        return ASIDE in self.handle
+
+    @property
     def rendered(self) -> bool:
         """Whether it says what its records say."""
         return not self.messages
@@ -155,7 +172,7 @@ _escapes = str.maketrans({"<": "\\u003c", ">": "\\u003e"})
 
 def engine_name(prefix: Prefix) -> str:
     """What an engine calls a prefix: no two that there ever were are called the same."""
-    return f"{prefix.space}/{prefix.handle}@{prefix.created:.6f}"
+    return f"{prefix.space}/{prefix.name}@{prefix.created:.6f}"
 
 
 def holds(text: str, content: str) -> bool:
@@ -381,6 +398,30 @@ class Prefixes:
                 return False
             _remove(draft, there)
             return True
+
+        return await self._commit(build)
+
+    async def replace(self, aside: Prefix) -> Prefix | None:
+        """Give one that is aside its handle, removing the one that has it, in one batch.
+
+        None where it is gone itself, or stale. Raises ENOENT where a source is gone, EAGAIN.
+        """
+
+        def build(draft: Draft) -> Prefix | None:
+            row = draft.get("prefixes", _key(*aside.place))
+            new = None if row is None else _prefix.decode(row)
+            if new is None or new.stale or new.created != aside.created:
+                return None
+            made = msgspec.structs.replace(new, handle=new.name)
+            there = draft.get("prefixes", _key(*made.place))
+            if there is not None:
+                _remove(draft, _prefix.decode(there))
+            for rid in {source.rid for source in new.sources}:
+                _relist(draft, pack(rid), new.place, listed=False)
+            draft.delete("prefixes", _key(*new.place))
+            self._link(draft, made, ())
+            draft.put("prefixes", _key(*made.place), _encode(made))
+            return made
 
         return await self._commit(build)
 

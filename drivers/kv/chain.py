@@ -2,6 +2,7 @@
 
     first   hash(salt, adapter)
     name    hash(name before, token ids)
+    part    hash(name before, token ids) and their number: what comes after the last whole block
 
 So a name stands for everything that its keys and values depend on, but the engine.
 """
@@ -16,6 +17,10 @@ import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+HEX = 2 * hashlib.sha256().digest_size
+"""Letters of the name of a whole block; that of a part has four more."""
 
 
 class Mark(NamedTuple):
@@ -35,3 +40,25 @@ def chain(mark: Mark, tokens: Sequence[int], size: int) -> list[str]:
         before = hashlib.sha256(before + ids.tobytes()).digest()
         names.append(before.hex())
     return names
+
+
+def names(mark: Mark, tokens: Sequence[int], size: int) -> list[str]:
+    """Those of the whole blocks, if any, and of the part of one that comes after them."""
+    whole = chain(mark, tokens, size)
+    rest = parts(whole[-1], tokens[len(whole) * size :]) if whole else []
+    return whole + rest[-1:]
+
+
+def parts(before: str, tokens: Sequence[int]) -> list[str]:
+    """The names of the parts that ``tokens`` begin with, of 1, 2, ... tokens, after a block."""
+    state = hashlib.sha256(bytes.fromhex(before))
+    found = []
+    for count, token in enumerate(tokens, 1):
+        state.update(array("q", [token]).tobytes())
+        found.append(f"{state.hexdigest()}{count:04x}")
+    return found
+
+
+def length(name: str, size: int) -> int:
+    """Tokens of the block, or part of one, that ``chain`` or ``parts`` has named."""
+    return int(name[HEX:], 16) if len(name) > HEX else size

@@ -6,6 +6,8 @@ A *pin* is a prompt's beginning whose keys and values are to be there when they 
     ram      evicted from the engine, in the memory of its host
     disk     one file a block, content-addressed; what a new engine restores from
 
+An engine may keep the part of a block at a pin's end too; it has a name, and a file, as a block.
+
 Files are derived: who deletes them all loses time and nothing else. A block's name is a hash
 of everything that its content depends on, the salt of its owner included.
 """
@@ -43,7 +45,7 @@ class Pinned(msgspec.Struct, frozen=True, omit_defaults=True):
 
     handle: str
     tokens: int
-    """Tokens whose state is kept: those of whole blocks."""
+    """Tokens whose state is kept: on vLLM those of whole blocks, else all."""
     bytes: int
     blocks: list[str]
     """Names of its blocks, first to last; with ``namespace`` they are its files."""

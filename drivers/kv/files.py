@@ -18,13 +18,14 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from drivers.kv.image import Corrupt, Image, decode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
 NAME = re.compile(r"[0-9a-f]{16,128}")
@@ -33,6 +34,8 @@ NAMESPACE = re.compile(r"[0-9A-Za-z_-]{1,128}")
 SUFFIX = ".safetensors"
 MOST = 2 << 30
 """Bytes of a block's file; a longer one is not even read."""
+Layout = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Data type and shape by tensor."""
 WRITING = "writing"
 LOCK = "lock"
 
@@ -53,9 +56,9 @@ class Files:
         self,
         folder: Path,
         namespace: str,
-        layout: Mapping[str, tuple[str, tuple[int, ...]]] | None = None,
+        layout: Layout | Callable[[str], Layout] | None = None,
     ) -> None:
-        """``layout`` is what every block has: data type and shape by tensor; None takes any.
+        """``layout`` is what every block has, or what the one of a name has; None takes any.
 
         Opening removes what killed writers have left. Raises OSError; ValueError for a
         namespace that is no plain name.
@@ -65,7 +68,7 @@ class Files:
         self.namespace = namespace
         self._folder = folder
         self._own = folder / namespace
-        self._layout = dict(layout) if layout is not None else None
+        self._layout = layout
         (self._own / WRITING).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = os.open(self._own / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_SH)
@@ -109,7 +112,8 @@ class Files:
             if got != size:
                 raise Corrupt("it is too long, or became shorter")
             image = decode(data, name, self.namespace)
-            if self._layout is not None and image.layout() != self._layout:
+            layout = self._layout(name) if callable(self._layout) else self._layout
+            if layout is not None and image.layout() != layout:
                 raise Corrupt("its tensors are not those of this engine")
         except Corrupt:
             path.unlink(missing_ok=True)

@@ -100,16 +100,15 @@ class Tiers:
 
         The first of ``names`` is ``depth`` blocks into its prompt. ``brief`` is that of ``get``.
         """
-        known = list(takewhile(self.seems, names))
-        if len(known) < len(names):
-            with self._lock:
-                self._missed += 1
+        known = self.seeming(names)
         numbered = list(enumerate(known, depth))
         if len(known) > 1 and not all(map(self._images.__contains__, known)):
-            if self._readers is None:
-                self._readers = ThreadPoolExecutor(READERS, "kv-reader")
+            with self._lock:
+                if self._readers is None:
+                    self._readers = ThreadPoolExecutor(READERS, "kv-reader")
+                readers = self._readers
             found = list(
-                self._readers.map(lambda each: self.get(each[1], each[0], brief=brief), numbered)
+                readers.map(lambda each: self.get(each[1], each[0], brief=brief), numbered)
             )
         else:
             found = [self.get(name, place, brief=brief) for place, name in numbered]
@@ -118,6 +117,23 @@ class Tiers:
     def seems(self, name: str) -> bool:
         """Whether there is a block of this name, good or not."""
         return name in self._images or name in self._unsaved or self._files.path(name).exists()
+
+    def seeming(self, names: Sequence[str]) -> list[str]:
+        """The first of ``names``, up to one that there is not: then that is a miss."""
+        known = list(takewhile(self.seems, names))
+        if len(known) < len(names):
+            with self._lock:
+                self._missed += 1
+        return known
+
+    def among(self, names: Sequence[str]) -> list[str]:
+        """Those that were there when last seen, without a look at the disk; no misses."""
+        with self._lock:
+            return [
+                name
+                for name in names
+                if name in self._disk or name in self._images or name in self._unsaved
+            ]
 
     def _near(self, name: str) -> Image | None:
         """A block in memory, used. The lock is held."""

@@ -22,6 +22,7 @@ from drivers.llm.flow import Flow
 from drivers.llm.model import Model, fingerprint
 from drivers.llm.pinning import Pinning, Wanted
 from drivers.llm.pins import PIN_METHODS, Pins, manage_pins
+from drivers.llm.restoring import PAUSE, Restoring
 from drivers.llm.shapes import AdapterArguments, CountArguments
 from drivers.llm.text import Detokenizer, Stopper
 from drivers.llm.tokens import salt_of
@@ -60,6 +61,8 @@ class _Sequence:
         self.cached = self.done = 0
         """Prompt tokens that were known, and those in the cache."""
         self.begun = False
+        self.restoring: Restoring | None = None
+        """What it begins with, until that is in the cache."""
         self.suspended = False
         self.epoch = 0
         """Of the prefixes, when it began."""
@@ -74,6 +77,33 @@ class _Sequence:
     def movable(self) -> bool:
         """Whether its reader has room for more, and it is not suspended."""
         return self.job.credit > 0 and not self.suspended
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it waits for the disk."""
+        return self.restoring is not None
+
+    def begin(self, pins: Pins, pause: float) -> bool:
+        """Fill the empty cache with what is known; False while that is still being read.
+
+        The last token is always computed: the next one is chosen from its logits.
+        """
+        if self.restoring is None:  # only now: one that began before may have left a prefix
+            self.epoch = pins.prefixes.epoch
+            self.restoring = Restoring(pins, self.mark, self.prompt, len(self.prompt) - 1)
+        if not self.restoring.ready(pause):
+            return False
+        self.cached = self.done = self.restoring.fill(self.cache).tokens
+        self.close()
+        self.begun = True
+        pins.used(self.mark, self.prompt, self.cached)
+        return True
+
+    def close(self) -> None:
+        """Wait no longer for what it begins with."""
+        if self.restoring is not None:
+            self.restoring.close()
+            self.restoring = None
 
     def due(self, prefill: int) -> list[int]:
         """The tokens of the next forward pass."""
@@ -211,8 +241,7 @@ class TransformersEngine:
         """Stop a generation or a pin, and free its cache."""
         for each in [each for each in self._active if each.job is job]:
             self._active.remove(each)
-            if isinstance(each, Pinning):
-                each.close()
+            each.close()
         self._left(job)
         job.cancelled()
 
@@ -240,26 +269,22 @@ class TransformersEngine:
         while not self._active[0].movable:
             self._active.rotate(-1)
         first = self._active[0]
+        others = (each for each in self._active if each is not first)
+        alone = not any(each.movable and not each.waiting for each in others)
         with first.job.guard():
             if isinstance(first, Pinning):
-                first.advance(alone=sum(each.movable for each in self._active) == 1)
-            else:
-                self._advance(first, self._model, self._pins)
+                first.advance(alone=alone)
+            elif first.begun or first.begin(self._pins, PAUSE if alone else 0.0):
+                self._advance(first, self._model)
         self._active.popleft()
         if not first.job.finished:
             self._active.append(first)
             return
-        if isinstance(first, Pinning):
-            first.close()
+        first.close()
         self._left(first.job)
 
     @staticmethod
-    def _advance(sequence: _Sequence, model: Model, pins: Pins) -> None:
-        if not sequence.begun:  # only now: one that began before may have left a prefix
-            sequence.begun = True
-            sequence.epoch = model.prefixes.epoch
-            known = pins.begin(sequence.mark, sequence.prompt, sequence.cache)
-            sequence.cached = sequence.done = known
+    def _advance(sequence: _Sequence, model: Model) -> None:
         due = sequence.due(model.prefill)
         logits = model.forward(due, sequence.cache, sequence.adapter)
         prompt = sequence.prompt

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from drivers.kv.chain import chain
+from drivers.kv.chain import length, names
 from drivers.kv.contract import Pinned
 from drivers.kv.tensors import planes
 from drivers.llm.pins import BLOCK, block_tensors, lasting
 from drivers.llm.prefix import Kept, layers_of
+from drivers.llm.restoring import PAUSE, Restoring
 from syscalls.errors import ECANCELED
 
 if TYPE_CHECKING:
@@ -17,12 +18,11 @@ if TYPE_CHECKING:
 
     from drivers.engine import Job
     from drivers.kv.chain import Mark
-    from drivers.llm.pins import Pins, Restored
+    from drivers.llm.pins import Pins
+    from drivers.llm.restoring import Restored
 
 BACKLOG = 256 << 20
 """Bytes waiting to be written, above which a pin waits before it saves more."""
-PAUSE = 0.01
-"""Seconds that a step waits for the disk when the engine has nothing else to do."""
 
 
 class Wanted(NamedTuple):
@@ -50,10 +50,13 @@ class Pinning:
         self._pins = pins
         self._adapter = adapter
         self._mark = mark
-        self._tokens = tokens[: len(tokens) // BLOCK * BLOCK]
-        self.blocks = chain(mark, self._tokens, BLOCK)
+        self._tokens = tokens
+        self.blocks = names(mark, tokens, BLOCK)
         self._stopped = False
-        self._alone = True
+        self.waiting = False
+        """Whether it waits for the disk."""
+        self._pause = 0.0
+        """Seconds that a step may wait for the disk."""
         self._work = self._steps()
         pins.under_way.append(self)
 
@@ -62,10 +65,10 @@ class Pinning:
         self._stopped = True
 
     def advance(self, *, alone: bool) -> None:
-        """One step; ``alone`` when no other request could move meanwhile."""
+        """One step; ``alone`` when no other request could compute meanwhile."""
         if self._stopped:
             raise ECANCELED(f"the pin {self.handle!r} was dropped")
-        self._alone = alone
+        self._pause = PAUSE if alone else 0.0
         next(self._work, None)
 
     def close(self) -> None:
@@ -73,11 +76,21 @@ class Pinning:
         self._work.close()
         self._pins.under_way.remove(self)
 
+    def _wait(self, done: bool) -> bool:
+        self.waiting = not done
+        return self.waiting
+
     def _steps(self) -> Generator[None, None, None]:
         pins, model, tokens = self._pins, self._pins.model, self._tokens
         cache = model.new_cache()
         began = time.perf_counter()
-        known = pins.restore(self._mark, tokens, cache)
+        restoring = Restoring(pins, self._mark, tokens, len(tokens))
+        try:
+            while self._wait(restoring.ready(self._pause)):
+                yield
+            known = restoring.fill(cache)
+        finally:
+            restoring.close()
         seconds = time.perf_counter() - began
         yield
         computing, done = 0.0, known.tokens
@@ -115,24 +128,20 @@ class Pinning:
         model = self._pins.model
         fresh = len(self._tokens) - known.tokens
         rate = computing / fresh if fresh >= BLOCK else model.rate
-        costs = [rate * BLOCK] * len(self.blocks)
-        for place, image in enumerate(known.images, known.blocks):
-            costs[place] = image.seconds
-        return costs
+        return [known.costs.get(name, rate * length(name, BLOCK)) for name in self.blocks]
 
     def _save(self, kept: Kept, known: Restored, costs: list[float]) -> Iterator[None]:
         tiers = self._pins.tiers
         if tiers is None or not lasting(self._mark):
             return
-        good = {image.name for image in known.images}
         for place, name in enumerate(self.blocks):
-            while tiers.backlog > BACKLOG:
-                tiers.settled(self.blocks, PAUSE if self._alone else 0.0)
+            while self._wait(tiers.backlog <= BACKLOG):
+                tiers.settled(self.blocks, self._pause)
                 yield
-            if name not in good and not (tiers.seems(name) and tiers.has(name, place)):
+            if name not in known.costs and not (tiers.seems(name) and tiers.has(name, place)):
                 tiers.put(name, planes(block_tensors(kept, place)), costs[place], place)
                 yield
             else:
                 tiers.keep(name)
-        while not tiers.settled(self.blocks, PAUSE if self._alone else 0.0):
+        while self._wait(tiers.settled(self.blocks, self._pause)):
             yield

@@ -4,26 +4,29 @@
                nothing kept is ever changed
     pin        restore or compute ── keep in engine memory ── save what is not saved, a block a step
 
-A block is 128 tokens: keys and values of each layer. A model of which a layer keeps something
-else than the keys and values of every token (a state, a window) has no blocks, and no pins.
+A block is 128 tokens: keys and values of each layer. What a pin has after its last whole block is
+a part of one, in a file of its own. A model of which a layer keeps something else than the keys
+and values of every token (a state, a window) has no blocks, and no pins.
 """
 
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from drivers.kv.chain import Mark, chain
+from drivers.kv.chain import HEX, Mark, length, names
 from drivers.kv.contract import Held, KVStatistics
 from drivers.kv.files import NAME, Files
 from drivers.kv.namespace import Description, namespace
 from drivers.kv.tensors import DTYPES, tensors
 from drivers.kv.tiers import Tiers
 from drivers.kv.weights import digest
-from drivers.llm.prefix import Kept, cut, fill, layers_of, plain
+from drivers.llm.prefix import Kept, cut, layers_of, plain
 from drivers.llm.shapes import DropArguments, HandleArguments, HeldAnswer
 from drivers.llm.tokens import is_salt
 from drivers.lora.files import is_identity
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from drivers.engine import Job
+    from drivers.kv.files import Layout
     from drivers.kv.image import Image
     from drivers.llm.model import Model
     from drivers.llm.pinning import Pinning
@@ -46,21 +50,13 @@ DISK = 20 << 30
 """Bytes of the tiers, where nobody says."""
 SHARE = 0.5
 """Part of the engine's memory for keys and values that may be pinned, likewise."""
+THREADS = 4
+"""Beginnings read at once."""
 RETRY = 5.0
 """Seconds after which something may have been unpinned."""
 PIN_METHODS = frozenset(("unpin", "drop", "held"))
 """What ``manage_pins`` answers."""
 log = logging.getLogger("kv")
-
-
-class Restored(NamedTuple):
-    """What an empty cache was filled with."""
-
-    tokens: int = 0
-    blocks: int = 0
-    """Blocks of it that were in engine memory."""
-    images: tuple[Image, ...] = ()
-    """Those after them, from ram or disk."""
 
 
 class _Pin:
@@ -113,7 +109,7 @@ class Pins:
     def _open(self, place: Path, options: dict[str, Any]) -> Tiers | None:
         try:
             return Tiers(
-                Files(place, self.namespace, self._layout),
+                Files(place, self.namespace, self._layout_of),
                 int(options.get("kv_ram", RAM)),
                 int(options.get("kv_disk", DISK)),
             )
@@ -121,39 +117,29 @@ class Pins:
             log.error("keys and values are not kept, %s cannot be used: %s", place, error)
             return None
 
+    def _layout_of(self, name: str) -> Layout:
+        """What the block of a name has: a part of one has fewer tokens."""
+        tokens = length(name, BLOCK)
+        return {
+            key: (dtype, (*shape[:-2], tokens, shape[-1]))
+            for key, (dtype, shape) in self._layout.items()
+        }
+
     # --- a beginning that is known
 
-    def restore(self, mark: Mark, tokens: Sequence[int], cache: Any) -> Restored:
-        """Fill an empty cache with the longest known beginning of ``tokens``."""
-        known = self.prefixes.find(mark, tokens)
-        blocks = known.tokens // BLOCK
-        images: list[Image] = []
-        if self.tiers is not None and lasting(mark) and (blocks + 1) * BLOCK <= len(tokens):
-            images = self.tiers.take(chain(mark, tokens, BLOCK)[blocks:], blocks)
-        if not images:
-            if known.tokens:
-                fill(cache, [cut(known.layers, 0, known.tokens)])
-            return Restored(known.tokens, blocks)
-        pieces = [cut(known.layers, 0, blocks * BLOCK)] if blocks else []
-        pieces += [_layers(image, self.model.device) for image in images]
-        fill(cache, pieces)
-        assert self.tiers is not None, "they gave the images"
-        self.tiers.restored += len(images)
-        return Restored((blocks + len(images)) * BLOCK, blocks, tuple(images))
+    @cached_property
+    def threads(self) -> ThreadPoolExecutor:
+        """Those that read blocks, while other requests take their turns."""
+        return ThreadPoolExecutor(THREADS, "kv-restore")
 
-    def begin(self, mark: Mark, prompt: Sequence[int], cache: Any) -> int:
-        """Fill the empty cache of a request; how many tokens need not be computed.
-
-        The last is always computed: the next one is chosen from its logits.
-        """
-        known = self.restore(mark, prompt[:-1], cache).tokens
+    def used(self, mark: Mark, prompt: Sequence[int], known: int) -> None:
+        """A request begins, of which ``known`` tokens need not be computed."""
         if known and self._pins:
             wanted = numpy.asarray(prompt, numpy.int64)
             for pin in self._pins.values():
                 whole = len(pin.kept.tokens)
                 if pin.kept.mark == mark and known >= min(whole, len(prompt) - 1):
                     pin.hits += pin.kept.common(wanted) == whole
-        return known
 
     # --- pins
 
@@ -171,7 +157,7 @@ class Pins:
                 tokens=tokens,
                 block=BLOCK,
             )
-        size = tokens // BLOCK * BLOCK * self._token_bytes
+        size = tokens * self._token_bytes
         if size > self._most:
             raise EINVAL(
                 f"the state of the beginning has {size} bytes, {self._most} may be pinned",
@@ -221,13 +207,17 @@ class Pins:
         if not gone:
             return
 
+        own = pin.blocks if pin is not None else []
+        unsure = pin is None or any(len(name) > HEX for name in gone.difference(own))
+
         def lost(kept: Kept) -> bool:
-            if not gone.isdisjoint(chain(kept.mark, kept.tokens.tolist(), BLOCK)):
+            if not gone.isdisjoint(names(kept.mark, kept.tokens.tolist(), BLOCK)):
                 return True
             if kept.pinned:
                 return False
-            if pin is None:  # what began with a part of a block cannot be told by names
+            if unsure:  # what began with a part of a block cannot be told by names
                 return True
+            assert pin is not None
             spared = next((n for n, name in enumerate(pin.blocks) if name in gone), 0) * BLOCK
             return kept.mark == pin.kept.mark and kept.common(pin.kept.tokens) > spared
 
@@ -253,6 +243,8 @@ class Pins:
 
     def close(self) -> None:
         """Write what is still to be written, and let go of the files."""
+        if "threads" in vars(self):
+            self.threads.shutdown(cancel_futures=True)
         if self.tiers is not None:
             self.tiers.close()
 
@@ -280,7 +272,7 @@ def _key(index: int, part: str) -> str:
 
 
 def block_tensors(kept: Kept, place: int) -> dict[str, Any]:
-    """The tensors of one block of what is kept, contiguous, to be saved."""
+    """The tensors of one block of what is kept, the last of which may be a part, to be saved."""
     found = {}
     for index, layer in enumerate(cut(kept.layers, place * BLOCK, (place + 1) * BLOCK)):
         for part, tensor in zip(("keys", "values"), layer, strict=True):
@@ -288,7 +280,7 @@ def block_tensors(kept: Kept, place: int) -> dict[str, Any]:
     return found
 
 
-def _layers(image: Image, device: str) -> Layers:
+def image_layers(image: Image, device: str) -> Layers:
     """Keys and values of each layer of a block, on the model's device."""
     found = tensors(image)
     return [

@@ -166,18 +166,28 @@ def layers_of(cache: Any) -> Layers:
 
 
 def fill(cache: Any, pieces: Sequence[Layers]) -> None:
-    """Fill an empty cache with one piece after another, layer by layer."""
+    """Fill an empty, plain cache with copies of the pieces, one after another."""
+    adopt(cache, join(pieces))
+
+
+def join(pieces: Sequence[Layers]) -> Layers:
+    """Copies of the pieces, one after another, layer by layer."""
     import torch
 
-    for index in range(len(pieces[0]) if pieces else 0):
-        keys = [piece[index][0] for piece in pieces]
-        values = [piece[index][1] for piece in pieces]
-        # An empty layer takes over by concatenation, which makes new tensors.
-        cache.update(
-            keys[0] if len(keys) == 1 else torch.cat(keys, dim=-2),
-            values[0] if len(values) == 1 else torch.cat(values, dim=-2),
-            index,
+    return [
+        (
+            torch.cat([keys for keys, _ in layer], dim=-2),
+            torch.cat([values for _, values in layer], dim=-2),
         )
+        for layer in zip(*pieces, strict=True)
+    ]
+
+
+def adopt(cache: Any, layers: Layers) -> None:
+    """Have an empty, plain cache begin with ``layers`` themselves, which nobody else has."""
+    for index, (keys, values) in enumerate(layers):
+        cache.update(keys[..., :0, :], values[..., :0, :], index)  # makes the layer
+        cache.layers[index].keys, cache.layers[index].values = keys, values
 
 
 def cut(layers: Layers, start: int, end: int) -> Layers:

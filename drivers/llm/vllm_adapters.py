@@ -11,6 +11,9 @@ from syscalls.errors import EINVAL
 if TYPE_CHECKING:
     from pathlib import Path
 
+LOADED = "/loaded"
+"""The folder that a request names: vLLM hashes it into the names of blocks, and the name of an
+adapter says what is in it, wherever it was loaded from. What is loaded is not read again."""
 RANK = 32
 """The highest rank, where nobody says."""
 log = logging.getLogger("vllm")
@@ -76,12 +79,11 @@ class VLLMBench:
         """A LoRARequest. Only one that is added may be named to vLLM: else a request hangs."""
         from vllm.lora.request import LoRARequest
 
-        request = LoRARequest(name, number, str(folder))
         try:
-            self._engine.add_lora(request)
+            self._engine.add_lora(LoRARequest(name, number, str(folder)))
         except Exception as error:
             raise EINVAL(f"the adapter in {folder} does not fit: {error}") from error
-        return request
+        return LoRARequest(name, number, LOADED)
 
     def remove(self, number: int) -> None:
         """Free its slot."""

@@ -81,6 +81,12 @@ class Attached:
         self._seen.pop(apid, None)
         self._inherited.discard(apid)
 
+    def replaced(self, by: Prefix) -> None:
+        """A prefix has taken the place of another: who had the other has nothing any more."""
+        for apid in self.to(by.place):
+            if self._held[apid].created != by.created:
+                self.drop(apid)
+
     def fork(self, parent: int, child: int) -> None:
         """A child begins with what its parent has."""
         held = self._held.get(parent)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kernel.activation.attached import before
-from kernel.activation.promotion import Promotion, Wish, flat
+from kernel.activation.promotion import GROWTH, Promotion, Wish, flat
 from syscalls.errors import EngramError
 from syscalls.shapes import ChatMessage
 from ums.prefixes import Prefix, holds
@@ -89,7 +89,11 @@ class Habits:
         """See which pin a generation begins with, and whether one is due."""
         whole, longest = flat(begun.messages), None
         for row in self._pins.table.of(begun.space):
-            if row.messages and (row.salt, row.adapter) == (begun.salt, begun.adapter):
+            if (
+                row.messages
+                and not row.aside
+                and (row.salt, row.adapter) == (begun.salt, begun.adapter)
+            ):
                 text = flat(row.messages)
                 if len(text) > covered and whole.startswith(text):
                     covered, longest = len(text), row
@@ -108,10 +112,8 @@ class Habits:
                 continue
             cached = max(0, min(usage.cached, prefix.tokens) - counted)
             counted += cached
-            used = self._used.setdefault(prefix.place, Used())
-            used.at = self._kernel.clock.now()
-            used.hits += bool(cached)
-            used.saved += prefix.kept[0].prefill * cached / prefix.tokens
+            saved = prefix.kept[0].prefill * cached / prefix.tokens
+            self._use(prefix.place, Used(self._kernel.clock.now(), bool(cached), saved))
         if begun.wish is not None and len(self._wishes) < WISHES:
             self._wishes.append(begun)
             self._pins.keeping.nudge()
@@ -139,17 +141,30 @@ class Habits:
 
     async def flush(self) -> None:
         """Note the uses in the table. Raises EIO, EAGAIN."""
-        for place, used in list(self._used.items()):
+        for place in list(self._used):
+            used = self._used.pop(place, None)  # what comes meanwhile is noted by itself
             there = self._pins.table.find(*place)
-            if there is not None:
+            if used is None or there is None:
+                continue
+            try:
                 await self._pins.table.edit(there, _Counting(used))
-            if self._used.get(place) is used:
-                del self._used[place]
+            except EngramError:
+                self._use(place, used)
+                raise
+
+    def _use(self, place: tuple[int, str], more: Used) -> None:
+        """Note a use, to be written down in the next round."""
+        used = self._used.setdefault(place, Used())
+        used.at = max(used.at, more.at)
+        used.hits += more.hits
+        used.saved += more.saved
 
     async def _grant(self, begun: Begun) -> None:
         """Pin the beginning of a process's generations, if it may be and fits."""
         wish, now, pins = begun.wish, self._kernel.clock.now(), self._pins
         assert wish is not None
+        if self._granted(begun, wish) or not self._lives(begun.apid):
+            return  # of one that has ended it is not known any more what it was handed
         known = pins.known(begun.apid, wish.messages)
         new = Prefix("", begun.space, begun.salt, now, "promotion", begun.apid, wish.messages)
         try:
@@ -169,6 +184,19 @@ class Habits:
             outgrown = len(said) < len(wish.flat) and wish.flat.startswith(said)
             if outgrown and row.salt == begun.salt:
                 await pins.let_go(row)
+
+    def _granted(self, begun: Begun, wish: Wish) -> bool:
+        """Whether another wish, or somebody, has pinned what is wished for by now."""
+        texts = [
+            flat(row.messages)
+            for row in self._pins.table.of(begun.space)
+            if row.messages and (row.salt, row.adapter) == (begun.salt, begun.adapter)
+        ]
+        covered = max((len(text) for text in texts if wish.flat.startswith(text)), default=0)
+        return len(wish.flat) < GROWTH * covered
+
+    def _lives(self, apid: int) -> bool:
+        return any(process.apid == apid for process in self._kernel.processes.live())
 
 
 class _Counting:

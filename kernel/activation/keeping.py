@@ -11,7 +11,7 @@ anywhere: the next round, or the next kernel, goes on. Nothing waits for a round
 from __future__ import annotations
 
 from hashlib import blake2b
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -55,10 +55,18 @@ DOWN = ("absent", "failed", "stopped")
 class Keeping:
     """The blocks of all prefixes."""
 
-    def __init__(self, kernel: Kernel, also: Callable[[], Awaitable[None]]) -> None:
-        """``also`` is what else a round does."""
+    def __init__(
+        self,
+        kernel: Kernel,
+        also: Callable[[], Awaitable[None]],
+        first: Callable[[Prefix], Awaitable[None]],
+    ) -> None:
+        """``also`` is what else a round does; ``first`` is told of what was never computed before
+        (it is of an image), when a round has.
+        """
         self._kernel = kernel
         self._also = also
+        self._first = first
         self.table = kernel.memory.prefixes
         self._folder = Path(kernel.settings.data) / "kv"
         self._wanted = trio.Event()
@@ -67,7 +75,12 @@ class Keeping:
         """Engine's names of those that are being computed."""
         self._refused: set[str] = set()
         """Those that the engine does not take as they are."""
+        self.aside: set[str] = set()
+        """Those that are being computed to replace others; in the table others are of a crash."""
+        self._cleared = False
         self.computed = self.erased = 0
+        self.figures = KVStatistics()
+        """Of the engine's tiers, as it last said."""
 
     def wake(self) -> None:
         """Have the next round begin now: a record has changed, or something is to be erased."""
@@ -95,6 +108,7 @@ class Keeping:
         while True:
             try:
                 if not self.table.empty:
+                    await self._clear()
                     await self.settle()
                 await self._also()
                 if not self.table.empty:
@@ -107,6 +121,15 @@ class Keeping:
                 await self._wanted.wait()
             self._wanted = trio.Event()
 
+    async def _clear(self) -> None:
+        """Remove what an earlier kernel was computing to replace something. Raises EAGAIN."""
+        if self._cleared:
+            return
+        for one in self.table.all():
+            if one.aside and engine_name(one) not in self.aside:
+                await self.table.remove(one)
+        self._cleared = True
+
     # --- the engine
 
     def engine(self) -> Activation:
@@ -116,7 +139,7 @@ class Keeping:
             raise EINVAL("the attached model keeps no state of prefixes", hint=LOCAL)
         return cast("Activation", llm)
 
-    async def held(self) -> tuple[dict[str, Held], KVStatistics]:
+    async def held(self) -> dict[str, Held]:
         """What the engine has now, by its names; nothing where it does not say in time."""
         if self._kernel.llm.state == "ready" and hasattr(self._kernel.llm, "held"):
             with trio.move_on_after(LOOK):
@@ -125,8 +148,9 @@ class Keeping:
                 except EngramError as error:
                     self._kernel.log("debug", "kv", f"the engine does not say: {error.message}")
                 else:
-                    return {one.handle: one for one in held}, figures
-        return {}, KVStatistics()
+                    self.figures = figures
+                    return {one.handle: one for one in held}
+        return {}
 
     # --- words
 
@@ -163,7 +187,7 @@ class Keeping:
                 messages=said,
                 salt=before.salt,
                 adapter=before.adapter,
-                adapter_path=before.adapter_path,
+                adapter_path=self._adapter(before),
             )
             pinned = await self.engine().pin(request)
             after = await self._note(before, said, pinned)
@@ -171,6 +195,12 @@ class Keeping:
             self._busy.discard(name)
         self.computed += 1
         return after, pinned
+
+    def _adapter(self, prefix: Prefix) -> str:
+        """Where the adapter of a prefix is now: the directory of data may have been moved."""
+        if not prefix.adapter_path:
+            return ""
+        return str(self._kernel.adapters.root / adapter_folder(prefix))
 
     async def _note(self, before: Prefix, said: list[ChatMessage], pinned: Pinned) -> Prefix:
         """Write down which blocks a prefix has; those it had and has no more are erased."""
@@ -204,16 +234,18 @@ class Keeping:
         prefixes = self.table.all()
         if not prefixes or self._kernel.llm.state != "ready" or not self.keeps:
             return
-        held, _ = await self.held()
+        held = await self.held()
         now = self._kernel.clock.now()
         prefixes.sort(key=lambda one: (one.made_by == "pin", worth(one, now)), reverse=True)
         for prefix in prefixes:
             name = engine_name(prefix)
             settled = name in held and not prefix.due and not prefix.pending
-            if settled or prefix.stale or name in self._busy or name in self._refused:
+            if settled or prefix.stale or name in self._busy | self._refused | self.aside:
                 continue
             try:
-                await self.establish(prefix)
+                after, _ = await self.establish(prefix)
+                if not prefix.kept:
+                    await self._first(after)
             except ENOENT:
                 await self.table.remove(prefix)
                 self._wanted.set()
@@ -297,7 +329,7 @@ class Keeping:
     async def tiers(self, prefixes: Sequence[Prefix]) -> list[Tier]:
         """Where the greater part of each is now."""
         folder = self._folder
-        held, _ = await self.held() if prefixes else ({}, None)
+        held = await self.held() if prefixes else {}
 
         def look() -> list[Tier]:
             found: list[Tier] = []
@@ -316,6 +348,11 @@ class Keeping:
 def digest_of(messages: Iterable[ChatMessage]) -> bytes:
     """16 bytes that tell words apart."""
     return blake2b(flat(messages).encode(), digest_size=16).digest()
+
+
+def adapter_folder(row: Prefix) -> str:
+    """Where the adapter of a prefix is, below the directory of adapters."""
+    return PurePath(*PurePath(row.adapter_path).parts[-3:]).as_posix()
 
 
 def _pending(row: Prefix, now: float) -> Prefix:

@@ -10,12 +10,11 @@ the state goes. Whose version it was is told by its folder: two spaces may have 
 
 from __future__ import annotations
 
-from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from kernel.activation.keeping import released
+from kernel.activation.keeping import adapter_folder, released
 
 if TYPE_CHECKING:
     from kernel.activation.prefixes import Pins
@@ -33,20 +32,15 @@ async def review(kernel: Kernel, pins: Pins) -> None:
     if under:
         usable = {one.folder for one in kernel.adapters.versions.all() if one.usable}
         for row in under:
-            if _folder(row) not in usable:
+            if adapter_folder(row) not in usable:
                 await _outlived(pins, row, f"its adapter {row.adapter} is not used any more")
 
 
 async def renounce(pins: Pins, version: Version) -> None:
     """Let go of what was computed under a version that was rolled back. Raises EIO, EAGAIN."""
     for row in pins.table.all():
-        if row.adapter and _folder(row) == version.folder and not row.stale:
+        if row.adapter and adapter_folder(row) == version.folder and not row.stale:
             await _outlived(pins, row, f"its adapter {row.adapter} was rolled back")
-
-
-def _folder(row: Prefix) -> str:
-    """Where its adapter is below the directory of adapters, which may have been moved."""
-    return PurePath(*PurePath(row.adapter_path).parts[-3:]).as_posix()
 
 
 async def _outlived(pins: Pins, row: Prefix, why: str) -> None:

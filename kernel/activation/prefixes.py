@@ -10,11 +10,13 @@ reboot. The quota counts what the pins of the space take; promotions give way, p
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 import msgspec
 import trio
 
+from drivers.kv.contract import KVStatistics
 from drivers.llm.contract import GenerateRequest
 from kernel import monitor, trap
 from kernel.activation.attached import Attached
@@ -27,7 +29,7 @@ from syscalls.calls import kv, mem
 from syscalls.errors import EAGAIN, EDQUOT, EINVAL, ENOENT
 from syscalls.records import Note
 from ums.adapters import reference
-from ums.prefixes import Prefix, Source, engine_name
+from ums.prefixes import APART, ASIDE, Prefix, Source, engine_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +46,9 @@ FOUND = 20
 """Records that a query pins, at most."""
 BEGINNING = 80
 """Characters of a prefix that a list shows."""
+ANEW = "pin it anew, with kv.pin"
+ROOM = "drop one with kv.drop, or have the quota kv raised"
+BOTH = "the old {!r} is kept until the new one is there: drop it first, or make room for both"
 GONE = frozenset({"forget", "delete", "expire"})
 """Events after which nothing may be left of a record."""
 
@@ -65,6 +70,8 @@ class PinStatistics(msgspec.Struct, frozen=True):
     erased: int
     erasing: int
     """Erasures that are not done yet."""
+    tiers: KVStatistics
+    """Of the engine's memory and disk since its start, as it said in the last round."""
 
 
 class Pins:
@@ -74,8 +81,10 @@ class Pins:
         self._kernel = kernel
         self.table = kernel.memory.prefixes
         self.habits = Habits(kernel, self)
-        self.keeping = Keeping(kernel, self.habits.round)
+        self.keeping = Keeping(kernel, self.habits.round, self._begun_elsewhere)
         self.attached = Attached(kernel, self.keeping)
+        self._replaced = 0.0
+        """When the last one that replaced another was pinned."""
         kernel.memory.keeper.on_gone(self._went)
         kernel.memory.on_lapsed(self.keeping.wake)
 
@@ -140,34 +149,79 @@ class Pins:
     async def keep(self, new: Prefix, limit: float) -> tuple[Prefix, Pinned]:
         """Add a prefix and have it computed; all or nothing.
 
-        One of the same handle is replaced. Raises EDQUOT over ``limit`` bytes, ENOENT (a source
-        is gone), EAGAIN, and what the engine raises.
+        One of the same handle is replaced when the new one is there, and not before: the quota,
+        and what the engine may pin, count both until then. Raises EDQUOT over ``limit`` bytes,
+        ENOENT (a source is gone), EAGAIN, and what the engine raises.
         """
-        old = self.table.find(*new.place) if new.handle else None
-        newcomer = new.made_by == "promotion"
         estimated = await self._estimated(new)
-        await self._room(new, limit, estimated, old)
-        self._counted(new.space, estimated - (0 if old is None else old.bytes))
-        if old is not None:
-            await self._drop(old)
-        prefix = await self.table.add(new)
+        await self._room(new, limit, estimated)
+        self._counted(new.space, estimated)
+        placed = self._placed(new)
+        if placed.aside:
+            self.keeping.aside.add(engine_name(placed))
+        try:
+            return await self._computed(await self.table.add(placed), limit)
+        finally:
+            self.keeping.aside.discard(engine_name(placed))
+
+    async def _computed(self, prefix: Prefix, limit: float) -> tuple[Prefix, Pinned]:
+        """Have one computed that is in the table; else it leaves it. Raises as ``keep``."""
         try:
             while True:
                 try:
                     prefix, pinned = await self.keeping.establish(prefix)
                     break
-                except EAGAIN:
-                    if newcomer or not await self._yielded():
+                except EAGAIN as error:
+                    if prefix.made_by == "promotion" or not await self._yielded():
+                        if prefix.aside:
+                            error.hint = BOTH.format(prefix.name)
                         raise
             await self._room(prefix, limit)
-            self._counted(new.space)
+            self._counted(prefix.space)
+            if prefix.aside:
+                prefix = await self._swapped(prefix)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await self.table.remove(prefix)
-                self._count(new.space)
+                self._count(prefix.space)
                 self.keeping.nudge()
             raise
         return prefix, pinned
+
+    def _placed(self, new: Prefix) -> Prefix:
+        """A prefix as it is put into the table: aside, where another has its handle."""
+        old = self.table.find(*new.place) if new.handle else None
+        if old is None:
+            return new
+        created = max(new.created, old.created + APART, self._replaced + APART)
+        self._replaced = created
+        handle = f"{new.handle}{ASIDE}{created:.6f}"
+        return msgspec.structs.replace(new, handle=handle, created=created)
+
+    async def _swapped(self, aside: Prefix) -> Prefix:
+        """Have one take the place of another. Raises ENOENT where it went meanwhile, EAGAIN."""
+        old = self.table.find(aside.space, aside.name)
+        prefix = await self.table.replace(aside)
+        if prefix is None:
+            raise ENOENT(f"what {aside.name!r} is made from was changed or is gone", hint=ANEW)
+        self._count(prefix.space)
+        if old is not None:
+            self.habits.dropped(old)
+        self.attached.replaced(prefix)
+        return prefix
+
+    async def _begun_elsewhere(self, prefix: Prefix) -> None:
+        """A prefix of an image was computed: it is charged, or, where that is too much, dropped."""
+        alive = [one for one in self._kernel.processes.live() if one.apid == prefix.by]
+        limits = [self._kernel.accounts.limit(one, "kv") for one in alive]
+        try:
+            await self._room(prefix, min(limits, default=inf))
+            self._counted(prefix.space)
+        except EDQUOT as error:
+            self._kernel.log("warning", "kv", f"{engine_name(prefix)} is dropped: {error.message}")
+            await self.table.remove(prefix)
+            self._count(prefix.space)
+            self.keeping.nudge()
 
     def _count(self, space: int) -> None:
         """Have what the prefixes of a space take charged to its owner."""
@@ -186,13 +240,11 @@ class Pins:
         await self.let_go(victim)
         return await self.keeping.settle()
 
-    async def _room(
-        self, new: Prefix, limit: float, wanted: int = 0, besides: Prefix | None = None
-    ) -> None:
+    async def _room(self, new: Prefix, limit: float, wanted: int = 0) -> None:
         """Make room for so many bytes more in a space, from promotions only. Raises EDQUOT."""
         space, newcomer = new.space, new.made_by == "promotion"
         while True:
-            rows = [one for one in self.table.of(space) if besides is None or one != besides]
+            rows = self.table.of(space)
             used = sum(row.bytes for row in rows)
             if used + wanted <= limit:
                 return
@@ -201,9 +253,10 @@ class Pins:
             victim = self.habits.policy.victim(others, now, newcomer=newcomer)
             if victim is None:
                 more = f", and this one would take about {wanted} more" if wanted else ""
+                both = new.name and self.table.find(space, new.name) and (wanted or new.aside)
                 raise EDQUOT(
                     f"the pinned prefixes of space {space} take {used} of {limit:.0f} bytes{more}",
-                    hint="drop one with kv.drop, or have the quota kv raised",
+                    hint=BOTH.format(new.name) if both else ROOM,
                     quota="kv",
                     limit=int(limit),
                     used=used,
@@ -334,7 +387,7 @@ class Pins:
         for one, tier in zip(shown, tiers, strict=True):
             one.tier = tier
         return kv.Listed(
-            prefixes=shown,
+            prefixes=[one for one, row in zip(shown, rows, strict=True) if not row.aside],
             bytes=sum(row.bytes for row in rows),
             limit=self._kernel.accounts.limit(caller, "kv"),
             saved=sum(row.saved for row in rows),
@@ -370,7 +423,7 @@ class Pins:
 
     def statistics(self) -> PinStatistics:
         """Figures for ``sys.stats``."""
-        rows = self.table.all()
+        rows = [row for row in self.table.all() if not row.aside]
         promotions = sum(row.made_by == "promotion" for row in rows)
         return PinStatistics(
             pins=len(rows) - promotions,
@@ -384,4 +437,5 @@ class Pins:
             cooled=self.habits.cooled,
             erased=self.keeping.erased,
             erasing=len(self.table.erasures()),
+            tiers=self.keeping.figures,
         )

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -66,7 +67,7 @@ class Promotion:
     def __init__(self) -> None:
         self._seen: OrderedDict[int, deque[str]] = OrderedDict()
         self._held = 0
-        self._declined: OrderedDict[str, float] = OrderedDict()
+        self._declined: OrderedDict[bytes, float] = OrderedDict()
 
     def saw(
         self, apid: int, messages: Sequence[ChatMessage], covered: int, now: float
@@ -88,7 +89,7 @@ class Promotion:
         text = flat(found)
         if sum(estimate(one.content) for one in found) < LEAST or len(text) < GROWTH * covered:
             return None
-        if now - self._declined.get(text, -math.inf) < REST:
+        if now - self._declined.get(_digest(text), -math.inf) < REST:
             return None
         return Wish(found, text)
 
@@ -106,8 +107,8 @@ class Promotion:
 
     def declined(self, wish: Wish, now: float) -> None:
         """A wish could not be granted."""
-        self._declined[wish.flat] = now
-        self._declined.move_to_end(wish.flat)
+        self._declined[text := _digest(wish.flat)] = now
+        self._declined.move_to_end(text)
         while len(self._declined) > PROCESSES:
             self._declined.popitem(last=False)
 
@@ -161,6 +162,11 @@ def _vigour(prefix: Prefix, now: float) -> float:
 
 def _idle(prefix: Prefix, now: float) -> float:
     return max(0.0, now - max(prefix.used, prefix.created))
+
+
+def _digest(text: str) -> bytes:
+    """A text is known by this: it may be a megabyte long."""
+    return blake2b(text.encode(), digest_size=16).digest()
 
 
 def _common(texts: Collection[str]) -> int:

@@ -20,7 +20,7 @@ class Handle(Shape):
 
     handle: str
     tokens: int = 0
-    """Tokens whose state is kept: those of whole blocks."""
+    """Tokens whose state is kept; vLLM keeps whole blocks only."""
     bytes: int = 0
     cached: int = 0
     """Tokens that did not have to be computed now."""
@@ -35,7 +35,8 @@ class Pin(Call, kw_only=True):
     Give one of the three. Records are shown as marked data; the pin follows them: it says what
     they say now, and one that is forgotten takes the pin with it. The pin belongs to the
     caller's space: any process that works in it can attach it, now and after a reboot. ``name``
-    replaces a pin of that name; without one it is ``pin-N``. Raises ENODEV (no model), EINVAL
+    replaces a pin of that name once the new one is computed, and not if that fails; until then
+    both count. Without one it is ``pin-N``. Raises ENODEV (no model), EINVAL
     (the engine keeps no state, or the prefix is too short or too long for it), ENOENT, EPERM,
     EDQUOT (``kv``), EAGAIN (no room among what the engine may pin), EIO.
     """

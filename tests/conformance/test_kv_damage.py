@@ -156,8 +156,8 @@ async def test_killed_in_the_middle_of_a_save(bench: Bench) -> None:
             for earlier in texts[:round_]:
                 got, usage = await life.say(earlier, "ana")
                 assert got == right[earlier]
-                assert usage.cached % BLOCK == 0
-                assert usage.cached <= 6 * BLOCK
+                assert usage.cached % BLOCK == 0 or usage.cached == usage.prompt - 1
+                assert usage.cached < usage.prompt
             assert (await life.llm.held())[1].corrupt == 0, "a part of a block has got its name"
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(killed_while_pinning, life, text)

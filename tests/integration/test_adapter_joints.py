@@ -140,6 +140,7 @@ async def test_pins_and_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         await it_goes_when_the_version_ends_while_it_is_computed(joint)
         await what_a_crash_has_left_is_found(joint)
         await a_fork_has_the_version_of_its_moment(joint)
+        await its_folder_may_have_been_moved(joint, tmp_path / "elsewhere")
 
 
 async def it_is_of_use_under_its_adapter_only(joint: Joint) -> None:
@@ -164,6 +165,24 @@ async def it_is_of_use_under_its_adapter_only(joint: Joint) -> None:
     messages = [*SYSTEM, ChatMessage("user", "and now?")]
     made = await fresh.llm.generate(messages=messages, max_tokens=8)
     assert (made.text, made.usage.cached) == (other, 0)
+
+
+async def its_folder_may_have_been_moved(joint: Joint, folder: Path) -> None:
+    shell, space = await home(joint)
+    version = await joint.version(shell)
+    await shell.lora.attach(adapter="words")
+    pinned = await shell.kv.pin(messages=SYSTEM, name="taught")
+    row = joint.kernel.memory.prefixes.find(space, "taught")
+    assert row is not None
+    joint.kernel.adapters.root = joint.kernel.adapters.root.rename(folder)
+    await joint.model.unload_adapter(version.identity)
+    await joint.model.unpin(engine_name(row))
+    joint.kernel.pins.keeping.wake()
+    with trio.fail_after(30):
+        while engine_name(row) not in await joint.held():  # noqa: ASYNC110 - no event
+            await trio.sleep(0.05)
+    await shell.kv.attach(handle="taught")
+    assert (await said(shell))[1].cached >= pinned.tokens
 
 
 async def it_goes_with_a_version_that_is_rolled_back(joint: Joint) -> None:

@@ -108,14 +108,20 @@ def test_the_commands(kernel: RunningKernel) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
         return done.stdout
 
-    assert "no" in engram("kv", "list") or "0.0" in engram("kv", "list")
+    assert engram("kv", "list").splitlines()[-1].startswith("0.0 of "), "nothing is pinned yet"
     assert engram("kv", "pin", "--text", "--name", "manual", MANUAL).startswith("manual: ")
     rid = json.loads(engram("--json", "mem", "write", f"{SECRET}; {MANUAL}"))["rid"]
     assert engram("kv", "pin", rid).startswith("pin-1: ")
     shown = json.loads(engram("--json", "kv", "list"))
     assert [row["handle"] for row in shown["prefixes"]] == ["manual", "pin-1"]
     assert "manual" in engram("kv", "list")
-    assert "is attached" in engram("kv", "attach", "manual")
+    assert "is attached until this command ends" in engram("kv", "attach", "manual")
+    with home(kernel) as client:
+        said = ChatMessage("user", f"in the same space; {MANUAL}")
+        pinned = client.kv.pin(messages=[said], name="asked")
+    made = json.loads(engram("--json", "llm", "generate", "--chat", "--max-tokens=2", said.content))
+    assert made["usage"]["cached"] >= pinned.tokens > 0, "it works in the space of the commands"
+    assert "is dropped" in engram("kv", "drop", "asked")
     assert "is now record" in engram("kv", "cool", "pin-1")
     assert "is dropped" in engram("kv", "drop", "manual")
 
@@ -156,6 +162,33 @@ def test_nothing_of_a_forgotten_record_can_be_attached_again(kernel: RunningKern
         client.kv.attach(handle="manual")
         assert asked(client).text == first.text
         until(lambda: files(kernel))
+
+
+def test_damaged_files_are_counted_where_a_person_looks(kernel: RunningKernel) -> None:
+    with home(kernel, "damage") as client:
+        kept = client.kv.pin(messages=[ChatMessage("system", f"whole; {MANUAL}")], name="manual")
+        client.kv.attach(handle="manual")
+        first = asked(client)
+        assert first.usage.cached >= kept.tokens
+    kernel.kill()
+    damaged = files(kernel)
+    for path in damaged:
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+    kernel.reboot()
+    with home(kernel, "damage") as client:
+        client.kv.attach(handle="manual")
+        assert asked(client).text == first.text
+        until(lambda: listed(client)["manual"].tier == "engine")
+        assert client.sys.stats().stats["pins"]["tiers"]["corrupt"] >= 1
+        assert "pins.tiers.corrupt" in engram_stats(kernel)
+
+
+def engram_stats(kernel: RunningKernel) -> str:
+    """What ``engram stats`` shows."""
+    command = [sys.executable, "-m", "userland.cli", "--data", str(kernel.data), "stats"]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
 def test_the_kernel_dies_while_it_forgets(model: Path, tmp_path: Path) -> None:

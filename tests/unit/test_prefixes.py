@@ -338,7 +338,9 @@ async def test_the_quota_says_its_limit_and_what_is_used(autojump_clock: object)
             await shell.kv.pin(messages=[ChatMessage("user", MANUAL)], name="second")
         assert caught.value.detail["used"] == used
         assert caught.value.detail["limit"] == BYTES * BLOCK * 12
-        await shell.kv.pin(messages=[ChatMessage("user", MANUAL)], name="first")  # in its place
+        with pytest.raises(EDQUOT) as caught:  # both count until the new one is there
+            await shell.kv.pin(messages=[ChatMessage("user", MANUAL)], name="first")
+        assert "drop it first" in caught.value.hint
         assert sorted(await listed(shell)) == ["first"]
         await trio.sleep(60)
         assert len(model.pins) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,16 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel.activation.promotion import GROWTH, IDLE, LEAST, SEEN, Promotion, flat, worth
+from kernel.activation.promotion import (
+    GROWTH,
+    IDLE,
+    LEAST,
+    SEEN,
+    Promotion,
+    Wish,
+    flat,
+    worth,
+)
 from syscalls.errors import EDQUOT
 from syscalls.shapes import ChatMessage
 from tests.minds import Sys, system
@@ -227,3 +237,63 @@ async def test_no_room_in_the_engine_is_no_failure(autojump_clock: object) -> No
         await asked(shell, 1, 2, 3, 4)
         assert await listed(shell) == []
         assert running.kernel.memory.prefixes.erasures() == []
+
+
+async def test_wishes_that_wait_are_granted_once(autojump_clock: object) -> None:
+    async with kept() as (running, model):
+        shell = running.attach()
+        await shell.mem.write(segment="semantic", content="so that it has a space")
+        model.gate = trio.Event()
+        for manual in (MANUAL, MANUAL.replace("tool", "thing")):  # the second waits for the first
+            for number in range(8):
+                await shell.llm.generate(messages=turn(number, manual))
+            await trio.sleep(5)
+        model.gate.set()
+        await trio.sleep(40)
+        assert len(await listed(shell)) == 2
+        assert running.kernel.pins.statistics().promoted == 2
+
+
+async def test_the_wish_of_a_process_that_has_ended_is_not_granted(autojump_clock: object) -> None:
+    """What it was handed is not known any more, so nothing would say what the pin rests on."""
+    async with kept() as (running, model):
+        shell = running.attach()
+        model.gate = trio.Event()
+        await shell.mem.write(segment="semantic", content=FACT)
+        (hit,) = (await shell.mem.search(query="cellar key")).hits
+        for manual in (MANUAL, f"{hit.content}. {MANUAL}"):
+            for number in range(SEEN):
+                await shell.llm.generate(messages=turn(number, manual))
+            await trio.sleep(5)
+        running.shells.remove(shell)
+        shell.close()
+        await trio.sleep(5)
+        model.gate.set()
+        await trio.sleep(40)
+        (row,) = running.kernel.memory.prefixes.all()
+        assert row.messages[0].content.startswith("The manual")
+
+
+async def test_a_use_is_counted_once_whoever_writes_it_down(autojump_clock: object) -> None:
+    async with kept() as (running, _):
+        shell = running.attach()
+        await shell.kv.pin(messages=[ChatMessage("system", MANUAL)], name="mine")
+        await shell.llm.generate(messages=turn(1))
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(running.kernel.pins.habits.flush)
+        (row,) = await listed(shell)
+        assert row.hits == 1
+
+
+def test_what_could_not_be_had_is_remembered_in_little_memory() -> None:
+    policy = Promotion()
+    tracemalloc.start()
+    try:
+        for number in range(64):
+            text = f"{number} " + "x" * 200_000
+            policy.declined(Wish([ChatMessage("system", text)], text), float(number))
+        del text
+        assert tracemalloc.get_traced_memory()[0] < 1 << 20
+    finally:
+        tracemalloc.stop()
