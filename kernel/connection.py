@@ -10,6 +10,7 @@ from it, so a process that does not listen fills its own buffers and not the ker
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -52,6 +53,15 @@ class Begun(NamedTuple):
     """To which it is charged."""
 
 
+@dataclass(eq=False)
+class Interrupt:
+    """A signal that cancels what a process waits for: one call of it at least."""
+
+    signal: str
+    heeded: bool = False
+    """Whether a call has been answered so."""
+
+
 class ConnectionStatistics(msgspec.Struct, frozen=True):
     """Figures of one connection."""
 
@@ -78,8 +88,10 @@ class Connection:
         self._drained = trio.Event()
         self._running: dict[int, trio.CancelScope | None] = {}
         """Calls in flight; those that are over in a moment cannot be cancelled: None."""
-        self._signalled: dict[int, str] = {}
+        self._signalled: dict[int, Interrupt] = {}
         """Calls that a signal has cancelled."""
+        self._owed: Interrupt | None = None
+        """One that came when what it was to cancel was as good as done."""
         self._waiting = 0
         self._nursery: trio.Nursery | None = None
         self._closing = self._silent = False
@@ -139,12 +151,17 @@ class Connection:
         self.cancel_calls()
 
     def cancel_calls(self, signal: str = "") -> None:
-        """Cancel every call in flight; each is answered with ECANCELED, which names the signal."""
+        """Cancel every call in flight; each is answered with ECANCELED, which names the signal.
+
+        One that was as good as done is answered as ever. Where that was all, the signal cancels
+        the next call that waits: it must not be lost on a process that goes on to wait.
+        """
+        interrupt = Interrupt(signal)
         for seq, scope in self._running.items():
             if scope is not None:
                 scope.cancel()
                 if signal:
-                    self._signalled[seq] = signal
+                    self._signalled[seq] = interrupt
 
     # --- in
 
@@ -229,6 +246,9 @@ class Connection:
             return None
         scope = trio.CancelScope() if handler.waits else None
         self._running[seq] = scope
+        if scope is not None and self._owed is not None:
+            scope.cancel()
+            self._signalled[seq], self._owed = self._owed, None
         account.charge("inflight", 1)
         return Begun(request, handler, call, scope, began, account)
 
@@ -256,15 +276,30 @@ class Connection:
             with scope:
                 await self._answered(begun)
                 return
-            error = _cancelled(handler, self._signalled.get(begun.request.seq))
+            error = self._cancelled(begun)
         except Exception as raised:  # noqa: BLE001 - becomes a typed reply, and a log line if a bug
             error = raised
         finally:
             self._waiting -= handler.waits
             del self._running[begun.request.seq]
             begun.account.charge("inflight", -1)
-            self._signalled.pop(begun.request.seq, None)
+            self._over(self._signalled.pop(begun.request.seq, None))
         self._fail(begun.request, handler, error, begun.began)
+
+    def _cancelled(self, begun: Begun) -> ECANCELED:
+        """What a call that was cancelled is answered."""
+        what = f"{begun.handler.entry.name} was cancelled"
+        interrupt = self._signalled.get(begun.request.seq)
+        if interrupt is None:
+            return ECANCELED(what)
+        interrupt.heeded = True
+        return ECANCELED(f"{what} by {interrupt.signal}", signal=interrupt.signal)
+
+    def _over(self, interrupt: Interrupt | None) -> None:
+        """A call has ended that a signal was to cancel."""
+        if interrupt is None or interrupt.heeded or interrupt in self._signalled.values():
+            return
+        self._owed = interrupt
 
     async def _answered(self, begun: Begun) -> None:
         run = begun.handler.run
@@ -351,8 +386,3 @@ class Connection:
 
     def _note(self, level: Any, text: str) -> None:
         self._kernel.log(level, f"apid {self.process.apid}", text)
-
-
-def _cancelled(handler: Handler, signal: str | None) -> ECANCELED:
-    what = f"{handler.entry.name} was cancelled"
-    return ECANCELED(f"{what} by {signal}", signal=signal) if signal else ECANCELED(what)

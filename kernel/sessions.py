@@ -26,6 +26,7 @@ import trio
 
 from kernel.connection import Connection
 from procs.process import Born
+from syscalls import wire
 from syscalls.calls import sys
 from syscalls.capability import ALL, compiled
 from syscalls.errors import EBUSY, EEXIST, EINVAL, EPERM, ESRCH
@@ -41,6 +42,12 @@ if TYPE_CHECKING:
 SOCKET = "kernel.sock"
 LONGEST_PATH = 107
 BACKLOG = 512
+HEARING = 1.0
+"""Seconds in which who is refused may ask, so that he is told why."""
+HEARD = 16
+"""Those who are told at once; where there are more, they are not."""
+HEARD_BYTES = 1 << 16
+OWNER = "run the command as the user who started the kernel"
 
 
 def listen(folder: Path) -> socket.socket:
@@ -91,6 +98,7 @@ class Sessions:
         self._kernel = kernel
         self._peers: dict[int, Peer] = {}
         self._kept: dict[int, Kept] = {}
+        self._refusing = 0
 
     def info(self, process: Process) -> SessionInfo:
         """One session as it is shown."""
@@ -277,7 +285,7 @@ class Sessions:
         refusal = self._refusal(peer)
         if refusal:
             kernel.log("warning", "sessions", f"pid {peer.pid} refused: {refusal}")
-            sock.close()
+            await self._refuse(sock, refusal)
             return
         process = kernel.processes.create(
             kernel.init,
@@ -307,6 +315,24 @@ class Sessions:
                 else:
                     with trio.CancelScope(shield=True):
                         await self._left(process)
+
+    async def _refuse(self, sock: socket.socket, why: str) -> None:
+        """Close a connection; its first call is answered with EPERM, if it comes soon."""
+        self._refusing += 1
+        try:
+            with trio.move_on_after(HEARING if self._refusing <= HEARD else 0):
+                sock.setblocking(False)
+                await trio.lowlevel.wait_readable(sock)
+                bodies = wire.Framer(HEARD_BYTES).feed(sock.recv(HEARD_BYTES))
+                for request in map(wire.decode_request, bodies[:1]):
+                    error = EPERM(f"this connection is refused: {why}", hint=OWNER)
+                    sock.send(wire.frame((request.seq, error.number, error.to_value())))
+        except (OSError, wire.FrameError) as error:
+            self._kernel.log("debug", "sessions", f"who was refused does not hear it: {error}")
+        finally:
+            self._refusing -= 1
+            trio.lowlevel.notify_closing(sock)
+            sock.close()
 
     async def _left(self, process: Process) -> None:
         """A session has ended."""

@@ -126,7 +126,7 @@ def limits(quota: Quota, tasks: int) -> list[tuple[int, int]]:
     """
     found = []
     if quota.memory is not None:
-        found.append((resource.RLIMIT_DATA, quota.memory))
+        found.append((resource.RLIMIT_DATA, min(quota.memory, sys.maxsize)))
     if quota.files is not None:
         found.append((resource.RLIMIT_NOFILE, quota.files))
     if quota.children is not None:

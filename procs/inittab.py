@@ -58,6 +58,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     cwd: str = ""
     env: dict[str, str] = {}
     restart: Restart = "permanent"
+    restore: bool = False
+    """Whether it begins with the declared state and the context of its newest image."""
     shutdown: Period = 5.0
     """Seconds between TERM and KILL; 0 kills at once."""
     ready: Literal["spawned", "called", "ready"] | Period = "spawned"

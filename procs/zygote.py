@@ -29,7 +29,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from types import FrameType
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, TypeVar, cast
 
 from procs.child import Birth, limit, limits, live
 from procs.confine import Confinement
@@ -64,6 +64,8 @@ from procs.parley import (
 )
 from syscalls.errors import EAGAIN, EINVAL, ENOENT, EPERM, EngramError
 from syscalls.launch import Launch, Resolved, Wants
+
+T = TypeVar("T")
 
 SOCKET = 3
 """The zygote keeps its socket where a child will have its channel: one less to move."""
@@ -299,14 +301,14 @@ class Zygote:
             if describe is None:
                 raise EINVAL(f"this runtime knows no programs like {order.program}")
             _check_directory(order.cwd)
-            self.tell(Described(order.id, describe(order.program, order.cwd)))
+            self.tell(Described(order.id, _asked(describe, order.program, order.cwd)))
         except EngramError as error:
             self.tell(Refused(order.id, error.number, error.to_value()))
 
     def _spawn(self, order: Spawn, descriptors: list[int]) -> None:
         launch = order.launch
         try:
-            resolved = self._runtime.resolve(launch.program, launch.cwd)
+            resolved = _asked(self._runtime.resolve, launch.program, launch.cwd)
             _check_directory(launch.cwd)
             _check_strings(launch)
             launch.kind, launch.program = resolved.kind, resolved.program
@@ -412,6 +414,18 @@ def _leave(birth: Birth) -> None:
         status = live(birth)
     finally:
         os._exit(status)
+
+
+def _asked(ask: Callable[[str, str], T], program: str, cwd: str) -> T:
+    """Ask the runtime about a program. What that fails with, whatever it is, is about this program
+    and no agent else; so it is told, and ends nothing. Raises EngramError."""
+    try:
+        return ask(program, cwd)
+    except EngramError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"[:500]
+        raise EINVAL(f"the program {program[:200]!r} cannot be looked up: {reason}") from error
 
 
 def _check_directory(cwd: str) -> None:

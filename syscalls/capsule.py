@@ -228,7 +228,7 @@ class Unsealer:
         if not self._begun:
             magic, name = self._magic, self._name
             if not magic.startswith(bytes(buffer[: len(magic)])):
-                raise CapsuleError(f"this is not a {name}, or one of another format")
+                raise CapsuleError(f"this is no {name}, or one of another format")
             if len(buffer) < len(magic):
                 return []
             at, self._begun = len(magic), True

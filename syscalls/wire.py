@@ -62,9 +62,13 @@ _reply = msgspec.msgpack.Decoder(Reply)
 
 
 def frame(body: Any) -> bytes:
-    """``body`` as one frame, ready to send. Raises EINVAL when it is over ``MAX_FRAME``."""
+    """``body`` as one frame, ready to send. Raises EINVAL when it is over ``MAX_FRAME``, or has a
+    number in it that no frame can carry."""
     buffer = bytearray(HEADER)
-    _encoder.encode_into(body, buffer, HEADER)
+    try:
+        _encoder.encode_into(body, buffer, HEADER)
+    except OverflowError as error:
+        raise unbounded() from error
     size = len(buffer) - HEADER
     if size > MAX_FRAME:
         raise EINVAL(
@@ -75,6 +79,14 @@ def frame(body: Any) -> bytes:
         )
     buffer[:HEADER] = size.to_bytes(HEADER, "little")
     return bytes(buffer)
+
+
+def unbounded() -> EINVAL:
+    """What is said of a whole number that takes more than 64 bits."""
+    return EINVAL(
+        "a whole number in the call is too large",
+        hint="from -2**63 to 2**64 - 1; a larger one as text",
+    )
 
 
 def decode_request(body: bytes | bytearray | memoryview) -> Request:

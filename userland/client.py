@@ -32,6 +32,7 @@ from syscalls.wire import (
     Reply,
     decode_reply,
     frame,
+    unbounded,
 )
 from userland import replies
 from userland.place import Disconnected, connect, data_directory
@@ -192,7 +193,10 @@ class BlockingClient(BlockingStubs):
     def _send(self, call: Call, number: int) -> int:
         self._seq = seq = self._seq + 1
         buffer = self._buffer
-        _encode_into((seq, number, call), buffer, HEADER)
+        try:
+            _encode_into((seq, number, call), buffer, HEADER)
+        except OverflowError as error:
+            raise unbounded() from error
         size = len(buffer) - HEADER
         if size > KEEP:
             self._buffer = bytearray(HEADER)

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from syscalls.errors import EINVAL, ENOENT, EPERM
+from syscalls.errors import EINVAL
 from syscalls.launch import Wants
 from syscalls.shapes import Quota
+from userland.source import contents
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -75,15 +76,7 @@ class Declaration(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
 
 def read(path: Path) -> Declaration:
     """The declaration in a file. Raises ENOENT, EPERM, EINVAL (with the line, where known)."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(LONGEST + 1)
-    except PermissionError as error:
-        raise EPERM(f"{path} may not be read", hint="check the file's rights") from error
-    except OSError as error:
-        raise ENOENT(f"{path} cannot be read: {error.strerror}") from error
-    if len(data) > LONGEST:
-        raise EINVAL(f"{path} is longer than {LONGEST} bytes")
+    data = contents(path, LONGEST)
     try:
         return parse(data.decode(), path.stem)
     except UnicodeDecodeError as error:

@@ -44,10 +44,13 @@ from userland.agent import Agent
 from userland.channel import Channel
 from userland.dispositions import NUMBERS
 from userland.place import Disconnected, Unfit
+from userland.source import contents
 
 AGENTS = "userland.agents"
 ORPHANED = 128 + signal.SIGHUP
 LONGEST_REASON = 2000
+LONGEST_SOURCE = 16 << 20
+"""Bytes of a Python file."""
 
 _BARE = re.compile(r"[A-Za-z_]\w*")
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
@@ -72,7 +75,7 @@ def resolve(program: str, cwd: str) -> Resolved:
         raise EINVAL("a program's name holds no zero byte")
     if program.endswith(DECLARED):
         path = _declared(program, cwd)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise ENOENT(f"there is no file {path}")
         return Resolved("python", os.path.abspath(path))
     if "/" in program or program.endswith(".py"):
@@ -105,11 +108,16 @@ def describe(program: str, cwd: str) -> Wants:
 def _declared(program: str, cwd: str) -> Path:
     """A file from ``cwd``, else an example."""
     path, example = _path(program, cwd), Path(__file__).parent / "agents" / program
-    return example if not path.exists() and "/" not in program and example.is_file() else path
+    if "/" not in program and not os.path.exists(path) and os.path.isfile(example):
+        return example
+    return path
 
 
 def _path(program: str, cwd: str) -> Path:
-    return Path(cwd or os.getcwd()) / Path(program).expanduser()
+    try:
+        return Path(cwd or os.getcwd()) / Path(program).expanduser()
+    except RuntimeError as error:
+        raise ENOENT(f"there is no home directory for {program}") from error
 
 
 def examples() -> list[str]:
@@ -136,13 +144,7 @@ def _resolve_path(path: Path, program: str) -> Resolved:
 
 
 def _python(path: Path, program: str) -> Resolved:
-    try:
-        source = path.read_bytes()
-    except PermissionError as error:
-        raise EPERM(f"{path} may not be read", hint="check the file's rights") from error
-    except OSError as error:
-        raise ENOENT(f"{path} cannot be read: {error.strerror}") from error
-    if not _MAIN.search(source):
+    if not _MAIN.search(contents(path, LONGEST_SOURCE)):
         raise EINVAL(f"{path} has no main", hint="an agent is a file with: async def main(agent)")
     return Resolved("python", program)
 
@@ -153,7 +155,7 @@ def _module_file(module: str, cwd: str) -> Path | None:
     for root in [cwd or os.getcwd(), *sys.path]:
         for tail in (".py", "/__init__.py"):
             path = Path(root) / (relative + tail)
-            if path.is_file():
+            if os.path.isfile(path):
                 return path
     return None
 

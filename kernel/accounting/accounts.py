@@ -114,7 +114,7 @@ class Accounts:
             account = self._make(above, process)
             if name:
                 self._named[name] = account
-                self._load(account, b"name/" + name.encode())
+                self._load(account, _place(name))
         process.account = self._of[process.apid] = account
         self.bind(process)
         if account.parent is not None:
@@ -140,11 +140,11 @@ class Accounts:
         if account is None:
             now = self._kernel.clock.now
             account = self._users[uid] = Account(None, now, self._passed, uid=uid)
-            self._load(account, b"user/%d" % uid)
+            self._load(account, PLACE + b"user/%d" % uid)
         return account
 
     def _load(self, account: Account, key: bytes) -> None:
-        account.key = PLACE + key
+        account.key = key
         value = self._kernel.machine.store.get("meta", account.key)
         kept = Kept() if value is None else _decode(value)
         if not account.apid:
@@ -164,6 +164,12 @@ class Accounts:
             del self._of[process.apid]
         if account.parent is not None:
             account.parent.charge("children", -1)
+
+    def forget(self, name: str) -> tuple[Bucket, bytes]:
+        """A supervised process will not be started again: what is to be deleted of it. What it
+        has used up stays counted in the accounts above."""
+        self._named.pop(name, None)
+        return "meta", _place(name)
 
     # --- limits
 
@@ -352,3 +358,7 @@ class Accounts:
         return AccountsStatistics(
             len(self._of), len(self._users), self._refused, self._cut, self._warned
         )
+
+
+def _place(name: str) -> bytes:
+    return PLACE + b"name/" + name.encode()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import trio
 
+from kernel.imaging.album import inspect, open_image
 from syscalls.errors import ESRCH, EngramError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from kernel.imaging.images import Images
     from kernel.kernel import Kernel
+    from procs.image import Image
     from procs.process import Process
     from syscalls.shapes import Quota
 
@@ -151,6 +153,28 @@ class Keepsakes:
         await self._kernel.machine.offload(partial(place.unlink, missing_ok=True))
         self._removed += 1
 
+    async def newest(self, name: str, program: str, space: int, since: float) -> Image | None:
+        """The newest whole image in the album, since then, of what init runs by this name.
+
+        It has to be of the same program in the same space.
+        """
+        kernel, album = self._kernel, self._images.album
+        machine = await kernel.memory.capsules.machine()
+        headers = await kernel.machine.offload(album.headers)
+        wanted = (machine, kernel.init.apid, name, program, space)
+        found = [
+            (one.moment, place)
+            for place, one in headers.items()
+            if (one.machine, one.parent, one.name, one.program, one.space) == wanted
+            and one.moment > since
+        ]
+        for _, place in sorted(found, reverse=True):
+            try:
+                return await kernel.machine.offload(partial(_read, place))
+            except EngramError as error:
+                kernel.log("warning", "images", f"{place.name} is passed over: {error.message}")
+        return None
+
     def _done(self, apid: int) -> bool:
         """Whether an agent was done, and did not end because the kernel did."""
         processes = self._kernel.processes
@@ -170,6 +194,12 @@ def _age(place: Path) -> float:
         return place.stat().st_mtime
     except OSError:
         return 0.0
+
+
+def _read(place: Path) -> Image:
+    """A whole image. Raises ENOENT, EINVAL, EIO."""
+    with open_image(place) as file:
+        return inspect(file)
 
 
 def _oldest(places: Sequence[Path]) -> Path:

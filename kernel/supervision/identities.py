@@ -35,6 +35,8 @@ class Identity(msgspec.Struct, frozen=True):
     call: proc.Spawn | None = None
     """How one that a process spawned is started again, with the rights, limits and the space
     that it got; None for one of the file."""
+    afresh: float = 0.0
+    """When it last began afresh because the one before was done: older images are of no use."""
 
 
 class Alert(msgspec.Struct, frozen=True):

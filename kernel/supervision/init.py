@@ -154,6 +154,7 @@ class Init:
             apid = await kernel.nurse.spawn(caller, call, incarnation)
         except BaseException:
             self._unborn(life)
+            kernel.accounts.forget(name)
             raise
         process = kernel.processes.get(apid)
         again = msgspec.structs.replace(
@@ -273,7 +274,7 @@ class Init:
         if life.process is None:  # stopped before it began
             self._over(life, abnormal=False)
             return
-        life.running = True
+        life.running, past.image = True, None
         past.starts += 1
         if life.stop is not None:
             await self._stop(life)
@@ -292,7 +293,9 @@ class Init:
         identity = await self._identity(name)
         parent, space = kernel.init, 0
         if identity.call is None:
-            call = services.call(self._table.services[name])
+            service = self._table.services[name]
+            call = services.call(service)
+            self._kept[name] = await services.recall(kernel, service, identity, past)
         else:
             call = identity.call
             space = kernel.memory.resolve(call.space or 0)
@@ -320,12 +323,15 @@ class Init:
         process.restarts = past.starts if past is not None else 0
         self._processes[process.apid] = life
         self._kernel.mailboxes.keep(process.apid, box)
+        if past is not None and past.image is not None:
+            services.remind(self._kernel, process, past.image)
 
     def _unborn(self, life: Life) -> None:
         """It could not be started after all."""
         if life.process is not None:
             self._processes.pop(life.process.apid, None)
             self._kernel.mailboxes.release(life.process.apid)
+            self._kernel.conversations.drop(life.process.apid)
             life.process = None
 
     async def _stop(self, life: Life) -> None:
@@ -436,7 +442,9 @@ class Init:
         for identity in identities:
             self._pasts.pop(identity.name, None)
             self._spawners.pop(identity.name, None)
-            await self._kernel.machine.store.commit(self._identities.forget(identity))
+            batch = self._identities.forget(identity)
+            batch.deletes.append(self._kernel.accounts.forget(identity.name))
+            await self._kernel.machine.store.commit(batch)
             await self._kernel.mailboxes.drop(identity.box)
 
     def _group(self) -> GroupSpec:

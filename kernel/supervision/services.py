@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from kernel.supervision.identities import Identities, Identity
 from syscalls.calls import proc
 from syscalls.calls.supervise import Service
 from syscalls.shapes import Exit
 
 if TYPE_CHECKING:
+    from kernel.kernel import Kernel
     from procs import inittab
+    from procs.image import Image
+    from procs.process import Process
     from procs.supervisor import Child, Supervisor
     from procs.tree import Tree
     from syscalls.calls.supervise import State
@@ -26,6 +30,8 @@ class Past(msgspec.Struct):
     """Why the last start failed."""
     stopped: bool = False
     """Whether it was told to stop."""
+    image: Any = None
+    """The ``Image`` that its process begins with, while that is started; None for none."""
 
 
 def supervisor(tree: Tree, node: Supervisor) -> Service:
@@ -61,6 +67,35 @@ def process(tree: Tree, child: Child, past: Past, program: str) -> Service:
         last=past.last,
         problem=past.problem,
     )
+
+
+async def recall(
+    kernel: Kernel, service: inittab.Service, identity: Identity, past: Past
+) -> Identity:
+    """Look what a child of the file begins with, where it is to be restored; its identity then.
+
+    One that was done leaves nothing to go on with: not now, nor after a reboot. Raises EIO.
+    """
+    past.image = None
+    if not service.restore:
+        return identity
+    if past.last is not None and past.last.status == 0:
+        identity = msgspec.structs.replace(identity, afresh=kernel.clock.now())
+        store = kernel.machine.store
+        await store.commit(Identities(store).keep(identity))
+    space = kernel.memory.known(service.space or service.name)
+    if space is not None:
+        newest = kernel.images.keepsakes.newest
+        past.image = await newest(service.name, service.program, space, identity.afresh)
+    return identity
+
+
+def remind(kernel: Kernel, process: Process, image: Image) -> None:
+    """Give a new process what its image alone has: its space and its messages are on disk."""
+    process.declared = image.state
+    kernel.conversations.put(process.apid, image.context)
+    was = image.header.apid
+    kernel.log("info", "init", f"{process.name} ({process.apid}) has the state of {was} again")
 
 
 def call(service: inittab.Service) -> proc.Spawn:

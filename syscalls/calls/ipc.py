@@ -12,7 +12,7 @@ Type = Annotated[str, Meta(max_length=100)]
 
 
 class Sent(Shape):
-    """The message's number in the receiver's mailbox."""
+    """The message's number in the receiver's mailbox; 0 from init, which drops it."""
 
     id: int
 
@@ -21,7 +21,8 @@ class Sent(Shape):
 class Send(Call, kw_only=True):
     """Put a message into a process's mailbox; durable when it returns.
 
-    Raises ESRCH (no such process, or it has ended) and EAGAIN (its mailbox is full).
+    What is sent to init, such as an answer to an alarm, is dropped: it reads nothing. Raises
+    ESRCH (no such process, or it has ended) and EAGAIN (its mailbox is full).
     """
 
     to: Target

@@ -109,7 +109,8 @@ class Alarm(Call, kw_only=True):
     """Put a message of type ``alarm`` into the caller's mailbox after some seconds.
 
     With ``durable`` it also comes after a reboot, when its time is over by then at once; only
-    for a process that is supervised, as any other is gone by then. Raises EINVAL.
+    for a process that is supervised, as any other is gone by then. Raises EINVAL, EAGAIN (as
+    many are to come as its mailbox holds).
     """
 
     after: Seconds

@@ -270,4 +270,4 @@ def test_a_detached_session_without_jobs_ends_after_the_time_that_is_set(
             assert detached(client, "busy"), "it has a job"
             client.proc.signal(target=job, signal="KILL")
             until(lambda: session(client, "busy") is None)
-            assert held.session not in [each.apid for each in client.proc.list().processes]
+            until(lambda: held.session not in [one.apid for one in client.proc.list().processes])

@@ -51,7 +51,13 @@ def test_executables_are_executed(tmp_path: Path) -> None:
     assert runtime.resolve("sh", "").kind == "exec"
 
 
-@pytest.mark.parametrize("name", ["nosuch", "no.such", "./nosuch.py", "/no/such", "a b", "é"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nosuch", "no.such", "./nosuch.py", "/no/such", "a b", "é", "~nobody-at-all/x.py",
+        "~nobody-at-all/x.md", *("a" * 300 + tail for tail in ("", ".b", ".py", ".md", "/x")),
+    ],
+)  # fmt: skip
 def test_what_is_not_there_is_enoent(name: str, tmp_path: Path) -> None:
     with pytest.raises(ENOENT):
         runtime.resolve(name, str(tmp_path))
@@ -66,6 +72,19 @@ def test_what_cannot_be_an_agent_is_einval(tmp_path: Path) -> None:
         runtime.resolve("folder.py", str(tmp_path))
     with pytest.raises(EINVAL, match="zero byte"):
         runtime.resolve("a\0b", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["it.py", "it.md"])
+def test_a_file_without_an_end_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    ask = runtime.describe if name.endswith(".md") else runtime.resolve
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(EINVAL, match="not a file"):
+        ask(name, str(tmp_path))
+    (tmp_path / name).unlink()
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(EINVAL, match="longer than"):
+        ask(name, str(tmp_path))
 
 
 def test_a_program_is_loaded_from_a_file(tmp_path: Path) -> None:

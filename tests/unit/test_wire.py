@@ -46,6 +46,12 @@ def test_an_oversized_frame_is_refused_before_it_arrives() -> None:
         wire.frame(["x" * (wire.MAX_FRAME + 1)])
 
 
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**30])
+def test_a_number_that_no_frame_can_carry_is_refused(number: int) -> None:
+    with pytest.raises(EINVAL, match="too large"):
+        wire.frame([1, 2, number])
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_request_or_a_frame_error(body: bytes) -> None:
     try:

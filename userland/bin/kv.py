@@ -100,7 +100,9 @@ def kv_attach(context: Context, options: argparse.Namespace) -> int:
     """Put it before what the process asks the model from now on."""
     target = reference(options.to) if options.to else None
     context.memory().call(kv.Attach(handle=options.handle, target=target))
-    context.value({}, f"{options.handle} is attached")
+    ends = options.to is None and context.shell is None
+    until = " until this command ends: name a process with --to, or use `engram shell`"
+    context.value({}, f"{options.handle} is attached{until if ends else ''}")
     return 0
 
 

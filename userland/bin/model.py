@@ -35,10 +35,11 @@ def llm_generate(context: Context, options: argparse.Namespace) -> int:
         schema=_schema(options.schema),
         stream=not context.json,
     )
+    client = context.memory()  # in the space in which `engram lora attach` and `kv pin` are
     if context.json:
-        context.value(context.client.call(call))
+        context.value(client.call(call))
         return 0
-    with context.client.stream(call) as stream:
+    with client.stream(call) as stream:
         for chunk in stream:
             context.screen.raw(chunk.text.encode())
         context.screen.raw(b"\n")
