@@ -32,7 +32,8 @@ def digest_of(folder: Path) -> str:
         except (FileNotFoundError, NotADirectoryError):
             raise ENOENT(
                 f"{folder} holds no adapter",
-                hint=f"give a folder with {CONFIG} and {WEIGHTS}",
+                hint=f"give a folder with {CONFIG} and {WEIGHTS}; one of the system's own whose "
+                "files are lost is to be trained again, or detached",
             ) from None
         except OSError as error:
             raise EIO(

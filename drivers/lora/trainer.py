@@ -120,7 +120,14 @@ class _Process:
         self._stdin = _pipe(self._process.stdin)
         self._stdout = _pipe(self._process.stdout)
         os.set_blocking(self._stdout.fileno(), False)
-        self._pidfd = os.pidfd_open(self._process.pid)
+        try:
+            self._pidfd = os.pidfd_open(self._process.pid)
+        except OSError:  # no descriptor is left
+            self._process.kill()
+            self._process.wait()
+            self._stdin.close()
+            self._stdout.close()
+            raise
         self._rest = b""
 
     async def said(self, deadline: float) -> list[Line] | None:

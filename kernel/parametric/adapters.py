@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
+from drivers.lora.files import WEIGHTS
 from kernel import monitor
 from procs.process import Worn
 from syscalls.calls import lora
@@ -80,17 +81,28 @@ class Adapters:
     async def usable(self, space: int, ref: Reference) -> Version:
         """The version that a reference means, if it may be used.
 
-        Raises ENOENT; ECONFLICT for one that was refused, is stale or was dropped.
+        Raises ENOENT; ECONFLICT for one that was refused, is stale or was dropped, or whose
+        files are lost.
         """
         version = self.versions.find(space, ref)
         if version.usable and await self.stands(version):
-            return version
+            return self._there(version)
         now = self.versions.find(space, Reference(version.name, version.number))
         because = f": {now.why}" if now.why else ""
         raise ECONFLICT(
             f"version {now.number} of adapter {now.name} is {now.state}{because}",
             hint="`engram lora list` shows which version is live",
             state=now.state,
+        )
+
+    def _there(self, version: Version) -> Version:
+        """Raises ECONFLICT for one whose weights are not on the disk any more."""
+        if (self.root / version.folder / WEIGHTS).is_file():
+            return version
+        raise ECONFLICT(
+            f"the files of {version.identity} are lost",
+            hint="go back a version, put them back from a backup, or train it again",
+            state="lost",
         )
 
     async def stands(self, version: Version) -> bool:
@@ -155,8 +167,8 @@ class Adapters:
         """Make an earlier version the live one. Raises ENOENT, ECONFLICT."""
         while True:
             version = self.versions.earlier(space, ref.name, number or ref.number)
-            if await self.stands(version):
-                return await self._back_to(version)
+            if version.usable and await self.stands(version):
+                return await self._back_to(self._there(version))
             if number or ref.number:
                 await self.usable(space, Reference(ref.name, version.number))  # says why not
 

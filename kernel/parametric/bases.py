@@ -20,8 +20,11 @@ from syscalls.shapes import ChatMessage
 from ums.questions import GENERAL
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from drivers.llm.contract import LLM
     from kernel.kernel import Kernel
+    from kernel.parametric.job import Order
     from procs.process import Process
     from ums.questions import Question
 
@@ -81,6 +84,25 @@ def suited(base: Base) -> TrainSpec:
         from drivers.lora.nano import suit
 
         spec = suit(spec)
+    return spec
+
+
+def taught(base: Base, order: Order, asked: Sequence[Question]) -> TrainSpec:
+    """What suits a base, with what it is taught and measured by.
+
+    Raises EINVAL for what is no example, and where nothing would be left to measure it by.
+    """
+    from drivers.lora.selection import select
+
+    spec = suited(base)
+    spec.examples = [example(base, one) for one in asked if not one.held_out]
+    spec.probes = [example(base, one) for one in asked if one.held_out]
+    spec.held_out, spec.seed = 0.0 if spec.probes else order.held_out, order.seed
+    if not spec.probes and not select(spec).probes:
+        raise EINVAL(
+            "nothing would be set aside to measure it by, so it could not go live",
+            hint="give two examples or more that ask different things, and a share to set aside",
+        )
     return spec
 
 

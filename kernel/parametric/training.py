@@ -23,7 +23,7 @@ import trio
 from drivers.lora.contract import ADAPTER, Report, TrainSpec
 from kernel import trap
 from kernel.parametric.admission import Admission, Careful, figures
-from kernel.parametric.bases import base_of, example, regression, suited
+from kernel.parametric.bases import base_of, regression, suited, taught
 from kernel.parametric.job import PATIENCE, Order, Running, left_of
 from syscalls.calls import lora
 from syscalls.errors import (
@@ -166,8 +166,7 @@ class Training:
         if len(asked) > MOST_QUESTIONS:
             raise EINVAL(f"{len(asked)} questions are more than {MOST_QUESTIONS}")
         base = base_of(self._kernel, version.base)
-        for one in asked:
-            example(base, one)
+        taught(base, order, asked)
         kept = msgspec.msgpack.encode(given) if given else b""
         if len(kept) > MOST_GIVEN:
             raise EINVAL(f"examples of {len(kept)} bytes are more than {MOST_GIVEN}")
@@ -265,14 +264,11 @@ class Training:
 
     async def _spec(self, base: Base, order: Order, asked: list[Question]) -> TrainSpec:
         """What the trainer is asked for."""
-        spec = suited(base)
-        spec.examples = [example(base, one) for one in asked if not one.held_out]
-        spec.probes = [example(base, one) for one in asked if one.held_out]
-        spec.held_out = 0.0 if spec.probes else order.held_out
+        spec = taught(base, order, asked)
         spec.regression = await regression(self._kernel, base)
         spec.rank, spec.epochs = order.rank or spec.rank, order.epochs or spec.epochs
         spec.rate, spec.batch = order.rate or spec.rate, order.batch or spec.batch
-        spec.steps, spec.seed = order.steps or spec.steps, order.seed
+        spec.steps = order.steps or spec.steps
         spec.seconds = order.seconds or spec.seconds
         return spec
 
@@ -337,7 +333,11 @@ class Training:
         """End a job. Raises ENOENT, ECONFLICT when it is over."""
         version = self.find(space, job)
         if version.state != "training":
-            raise ECONFLICT(f"the job {job} is over: {version.state}", state=version.state)
+            raise ECONFLICT(
+                f"the job {job} is over: {version.state}",
+                hint="`engram lora job` tells how it ended",
+                state=version.state,
+            )
         await self._adapters.drop(partial(self._still, version), f"{CANCELLED} {by}")
         return self.find(space, job)
 

@@ -24,6 +24,8 @@ def resolve(program: str, cwd: str) -> Resolved:
     """Functions of this module, else executables."""
     if program in AGENTS:
         return Resolved("python", program)
+    if program == "puzzle":
+        raise RecursionError("it is deeper than anybody thought of")
     path = os.path.join(cwd or os.getcwd(), program)
     if not os.path.exists(path):
         raise ENOENT(f"there is no program {program}")

@@ -161,6 +161,18 @@ def test_unknown_calls_and_arguments_are_errors_of_the_call_alone(raw: RawClient
     assert raw.reply().code == wire.DONE
 
 
+def test_a_number_beyond_a_frame_is_refused_here_and_the_connection_goes_on(
+    kernel: RunningKernel,
+) -> None:
+    with kernel.client() as client:
+        for target in (2**64, -(2**63) - 1):
+            with pytest.raises(EINVAL, match="too large"):
+                client.proc.info(target=target)
+            with pytest.raises(EINVAL, match="too large"):
+                client.ipc.send(to=1, body={"deep": [target]})
+        assert client.sys.clock().now > 0
+
+
 def test_a_seq_in_flight_cannot_be_used_again(raw: RawClient) -> None:
     raw.send(wire.frame([5, 33, {}]) + wire.frame([5, sys.ClockCall.NUMBER, {}]))
     reply = raw.reply()

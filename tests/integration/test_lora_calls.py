@@ -5,6 +5,8 @@ Training and model are stand-ins; the rest is the kernel's own.
 
 from __future__ import annotations
 
+import shutil
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -124,7 +126,7 @@ def test_only_what_is_better_goes_live(
                     await shell.lora.attach(adapter=name)
                 with pytest.raises(ECONFLICT, match="refused"):
                     await lora.said(shell, adapter=name)
-            with pytest.raises(ECONFLICT, match="refused"):
+            with pytest.raises(ECONFLICT, match="notes is refused: "):
                 await shell.lora.rollback(adapter="notes", version=1)
 
     play(tmp_path, scene)
@@ -147,6 +149,28 @@ def test_rollback_is_one_call_and_who_follows_the_name_follows(tmp_path: Path) -
             await shell.lora.rollback(adapter="notes")
         assert (await shell.lora.rollback(adapter="notes", version=2)).version == 2
         assert await lora.said(shell) == second.adapter.identity
+
+    play(tmp_path, scene)
+
+
+def test_what_has_lost_its_files_is_refused_and_nobody_fails_by_it(tmp_path: Path) -> None:
+    async def scene(lora: Lora, shell: Any) -> None:
+        first, second = await lora.trained(shell), await lora.trained(shell)
+        await shell.lora.attach(adapter="notes")
+        (folder,) = lora.folder.glob("*/notes/2")
+        shutil.rmtree(folder)
+        assert await lora.said(shell) == "bare"
+        for refused in (
+            partial(shell.lora.attach, adapter="notes"),
+            partial(lora.said, shell, adapter=second.adapter.identity),
+        ):
+            with pytest.raises(ECONFLICT, match="are lost"):
+                await refused()
+        await shell.lora.rollback(adapter="notes")
+        assert await lora.said(shell) == first.adapter.identity
+        with pytest.raises(ECONFLICT, match="are lost"):
+            await shell.lora.rollback(adapter="notes", version=2)
+        assert await lora.said(shell) == first.adapter.identity
 
     play(tmp_path, scene)
 
@@ -240,6 +264,15 @@ def test_what_cannot_be_trained(tmp_path: Path) -> None:
             await train(name="notes", rids=one, base="nano")
         with pytest.raises(ENOENT):
             await train(name="notes", rids=["0" * 26])
+        word = {"prompt": "what is a flump?", "completion": "a crawler"}
+        for alone in ([word], [word, {**word, "prompt": "What is a  flump?"}]):
+            with pytest.raises(EINVAL, match="nothing would be set aside"):
+                await train(name="notes", examples=alone)
+        two = [word, {**word, "prompt": "a flump, what is it?"}]
+        with pytest.raises(EINVAL, match="nothing would be set aside"):
+            await train(name="notes", examples=two, held_out=0)
+        assert not lora.trainer.specs, "nobody has trained for nothing"
+        assert (await shell.lora.list(all=True)).adapters == []
         lora.kernel.settings = _with(lora, model="openai:x@http://localhost:1")
         with pytest.raises(ENODEV):
             await train(name="notes", rids=one)

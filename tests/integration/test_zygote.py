@@ -90,11 +90,12 @@ async def test_programs_that_cannot_run_are_refused_with_the_reason(tmp_path: Pa
             ("hello", {"cwd": "/nowhere"}, ENOENT),
             ("hello", {"env": {"A": "\0"}}, EINVAL),
             ("hello", {"env": {"A=B": "C"}}, EINVAL),
+            ("puzzle", {}, EINVAL),
         ]
         for program, fields, error in cases:
             with pytest.raises(error):
                 await launch(made, program, **fields)
-        assert made.statistics().refused == 7
+        assert made.statistics().refused == 8
         status, _ = await (await launch(made, "status", "0")).ended()
         assert status.status == 0
         assert made.statistics().restarts == 0
@@ -196,6 +197,19 @@ async def test_a_storm_of_spawns_and_kills_leaves_nothing() -> None:
         assert children(zygote) == []
         assert fds(zygote) == theirs
         assert fds() == ours
+
+
+async def test_a_limit_beyond_what_the_system_counts_is_none_and_ends_nobody() -> None:
+    most = Quota(memory=2**64 - 1)
+    async with launcher() as made:
+        agent = await launch(made, "idle")
+        await agent.heard()
+        agent.child.limit(most)
+        status, printed = await (await launch(made, "status", "3", quota=most)).ended()
+        assert (status.status, printed) == (3, "")
+        assert made.statistics().restarts == 0
+        await agent.close()
+        await agent.child.wait()
 
 
 async def test_an_idle_agent_costs_little_memory() -> None:
