@@ -4,6 +4,7 @@
 kernel another that runs agents as tasks of the same loop, on the same kind of channel.
 """
 
+import contextlib
 import errno
 import math
 import os
@@ -15,7 +16,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 import trio
 
-from procs.linux import parent_of
+from procs.linux import children, parent_of
 from procs.parley import (
     PACKET,
     Describe,
@@ -25,6 +26,7 @@ from procs.parley import (
     Kill,
     Limit,
     Packet,
+    Ping,
     Ready,
     Refused,
     Report,
@@ -39,6 +41,8 @@ from syscalls.shapes import Quota
 
 FIRST_DELAY, LONGEST_DELAY = 0.02, 5.0
 """Seconds before a zygote that died is started again; doubled until one gets ready."""
+STUCK = 30.0
+"""Seconds that a zygote may let pass without a word, when it is asked for one."""
 GOODBYE = 10.0
 """Seconds that a zygote has to end everything at shutdown."""
 
@@ -91,6 +95,8 @@ class LauncherStatistics(msgspec.Struct, frozen=True):
     refused: int
     ended: int
     restarts: int
+    stuck: int
+    """Of those zygotes, the ones that were ended because they did not answer."""
     confinement: str
 
 
@@ -194,7 +200,9 @@ class Launcher:
         self._zygote_pid = 0
         self._confinement = "not known yet"
         self._number = 0
-        self._launched = self._refused = self._ended = self._restarts = 0
+        self._launched = self._refused = self._ended = self._restarts = self._stuck = 0
+        self._heard = trio.Event()
+        """Set by whatever the zygote says."""
 
     # --- for the kernel
 
@@ -283,6 +291,7 @@ class Launcher:
             refused=self._refused,
             ended=self._ended,
             restarts=self._restarts,
+            stuck=self._stuck,
             confinement=self._confinement,
         )
 
@@ -321,6 +330,7 @@ class Launcher:
         self._orders, orders = trio.open_memory_channel[Kill | Limit](math.inf)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._deliver, link, orders)
+            nursery.start_soon(self._watch, link)
             while True:
                 try:
                     body = await link.recv(PACKET)
@@ -330,6 +340,26 @@ class Launcher:
                     break
                 self._hear(reports.decode(body))
             nursery.cancel_scope.cancel()
+
+    async def _watch(self, link: trio.socket.SocketType) -> None:
+        """End a zygote that does not answer any more; all that it runs ends with it."""
+        while True:
+            await trio.sleep(STUCK)
+            if not self._zygote_pid:
+                continue  # it loads the runtime
+            self._heard = trio.Event()
+            with trio.move_on_after(STUCK) as patience:
+                try:
+                    await self._send(link, Packet(Ping(), []))
+                except OSError as error:
+                    if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+                        raise
+                    return  # it has ended
+                await self._heard.wait()
+            if patience.cancelled_caught:
+                self._stuck += 1
+                os.kill(self._zygote_pid, signal.SIGKILL)
+                return
 
     async def _deliver(
         self, link: trio.socket.SocketType, orders: trio.MemoryReceiveChannel[Kill | Limit]
@@ -347,6 +377,7 @@ class Launcher:
             self._orders.send_nowait(order)
 
     def _hear(self, report: Report) -> None:
+        self._heard.set()
         match report:
             case Ready():
                 self._zygote_pid = report.pid
@@ -405,14 +436,17 @@ def _lost() -> EAGAIN:
 
 
 async def _wait_for(pid: int) -> None:
-    """Wait for the keeper; if it takes too long, end it: the zygote dies of that."""
+    """Wait for the keeper; if it takes too long, end the zygote, and then the keeper too."""
     pidfd = os.pidfd_open(pid)
     try:
-        with trio.move_on_after(GOODBYE) as patience:
-            await trio.lowlevel.wait_readable(pidfd)
-        if patience.cancelled_caught:
-            os.kill(pid, signal.SIGKILL)
-            await trio.lowlevel.wait_readable(pidfd)
+        for stuck in (children(pid), [pid]):
+            with trio.move_on_after(GOODBYE):
+                await trio.lowlevel.wait_readable(pidfd)
+                break
+            for each in stuck:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(each, signal.SIGKILL)
+        await trio.lowlevel.wait_readable(pidfd)
         os.waitpid(pid, 0)  # noqa: ASYNC222 - it has ended: this only reaps it
     finally:
         os.close(pidfd)

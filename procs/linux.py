@@ -47,11 +47,11 @@ def parent_of(pid: int) -> int:
         return 0
 
 
-def children() -> list[int]:
-    """The calling process's own children, adopted ones and zombies included."""
-    me = os.getpid()
+def children(parent: int = 0) -> list[int]:
+    """The children of a process, adopted ones and zombies included; 0 is the calling process."""
+    me = parent or os.getpid()
     try:
-        with open(f"/proc/self/task/{me}/children", "rb") as listed:
+        with open(f"/proc/{me}/task/{me}/children", "rb") as listed:
             return [int(pid) for pid in listed.read().split()]
     except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
         pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]

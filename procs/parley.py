@@ -50,6 +50,14 @@ class Limit(msgspec.Struct, tag="limit"):
     quota: Quota
 
 
+class Ping(msgspec.Struct, tag="ping"):
+    """Say that you are there."""
+
+
+class Pong(msgspec.Struct, tag="pong"):
+    """The zygote is there."""
+
+
 class Ready(msgspec.Struct, tag="ready"):
     """The runtime is loaded."""
 
@@ -94,8 +102,8 @@ class Exited(msgspec.Struct, tag="exited"):
     """Its exit code, or minus the number of the signal that ended it."""
 
 
-Order = Spawn | Describe | Kill | Limit
-Report = Ready | Failed | Started | Described | Refused | Exited
+Order = Spawn | Describe | Kill | Limit | Ping
+Report = Ready | Failed | Started | Described | Refused | Exited | Pong
 
 _encode = msgspec.msgpack.Encoder().encode
 orders = msgspec.msgpack.Decoder(Order)

@@ -1,7 +1,7 @@
 """The zygote: the process that every agent is forked from.
 
 It has imported the userland runtime once, has one thread, and blocks in one loop. Between
-the kernel and the zygote stands its keeper, which does nothing but wait for it:
+the kernel and the zygote stands its keeper, which does nothing but wait for both:
 
     kernel ──SEQPACKET──────────────┐
       └─ keeper ── zygote ──────────┘
@@ -12,7 +12,8 @@ the kernel and the zygote stands its keeper, which does nothing but wait for it:
 
 - An agent ends: its group gets SIGKILL before it is reaped, and what it leaves behind is
   adopted by the zygote, which has no children but agents, and kills the rest.
-- The kernel ends: the socket closes; the zygote kills all it has, then exits.
+- The kernel ends: the socket closes; the zygote kills all it has, then exits. Or the keeper,
+  which sees the kernel's end too, kills it after a while, if it hangs.
 - The zygote ends: its agents get SIGKILL (their death signal); the keeper kills the rest.
 - The keeper ends: the zygote gets SIGTERM (its death signal) and does as if the kernel had.
 """
@@ -54,6 +55,8 @@ from procs.parley import (
     Kill,
     Limit,
     Packet,
+    Ping,
+    Pong,
     Ready,
     Refused,
     Report,
@@ -73,6 +76,8 @@ BOOTSTRAP = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
     "from procs.zygote import main; main(sys.argv[2:])"
 )
+GOODBYE = 5.0
+"""Seconds that a zygote has to end after the kernel."""
 ROOM_TO_GROW = 512
 """Tasks that the user may start after us before RLIMIT_NPROC of an agent is too narrow."""
 
@@ -139,13 +144,36 @@ def keep(fd: int, runtime: str, private: str) -> None:
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     prctl(PR_SET_DUMPABLE, 0)
     _only_descriptor(fd)
-    keeper = os.getpid()
+    kernel, keeper = os.getppid(), os.getpid()
     zygote = os.fork()
     if zygote == 0:
         _last_words(lambda: _be_zygote(keeper, runtime, private))
     os.close(SOCKET)
-    os.waitpid(zygote, 0)
+    _outlast(zygote, kernel)
     kill_descendants()
+
+
+def _outlast(zygote: int, kernel: int) -> None:
+    """Reap the zygote when it has ended: by itself, or by us if it does not with the kernel."""
+    ends = os.pidfd_open(zygote)
+    with contextlib.suppress(ProcessLookupError):  # it was quicker
+        ended = os.pidfd_open(kernel)
+        if os.getppid() == kernel:
+            select.select([ends, ended], [], [])
+        os.close(ended)
+    if not select.select([ends], [], [], GOODBYE)[0]:
+        os.kill(zygote, signal.SIGKILL)
+    os.close(ends)
+    os.waitpid(zygote, 0)
+
+
+def _no_room(error: OSError) -> EAGAIN:
+    """What the operating system has too little of for another process."""
+    return EAGAIN(
+        f"cannot fork: {error.strerror}",
+        hint="end some processes, or raise the user's limits on processes and open files",
+        retry_after=1.0,
+    )
 
 
 def _last_words(work: Callable[[], None]) -> None:
@@ -274,6 +302,8 @@ class Zygote:
                 self._limit(order)
             elif isinstance(order, Describe):
                 self._describe(order)
+            elif isinstance(order, Ping):
+                self.tell(Pong())
             else:
                 self._spawn(order, descriptors)
         finally:
@@ -322,10 +352,13 @@ class Zygote:
     def _fork(self, order: Spawn, descriptors: list[int]) -> int:
         launch = order.launch
         channel, output = descriptors
-        self._confinement.refresh()
         reader = writer = -1
-        if launch.kind == "exec":
-            reader, writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._confinement.refresh()
+            if launch.kind == "exec":
+                reader, writer = os.pipe2(os.O_CLOEXEC)
+        except OSError as error:
+            raise _no_room(error) from error
         birth = Birth(
             launch,
             channel,
@@ -345,11 +378,7 @@ class Zygote:
         except OSError as error:
             if reader >= 0:
                 os.close(reader)
-            raise EAGAIN(
-                f"cannot fork: {error.strerror}",
-                hint="end some processes, or raise the user's limit on processes",
-                retry_after=1.0,
-            ) from error
+            raise _no_room(error) from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             if writer >= 0:

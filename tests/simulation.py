@@ -119,7 +119,7 @@ class TaskSpawner:
 
     def statistics(self) -> LauncherStatistics:
         """Figures."""
-        return LauncherStatistics(0, 0, len(self.children), 0, 0, 0, "tasks")
+        return LauncherStatistics(0, 0, len(self.children), 0, 0, 0, 0, "tasks")
 
 
 class World:

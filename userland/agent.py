@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypeVar
 import trio
 
 from syscalls.calls import ipc, llm, mem, proc, supervise, tool
+from syscalls.errors import ESRCH
 from syscalls.launch import Launch
 from syscalls.records import Filter, Grant, Hit, Record, Version
 from syscalls.shapes import Access, ChatMessage, Exit, Message, ProcessInfo, Segment, Signal
@@ -209,9 +210,15 @@ class Agent:
         return await self.recv(timeout, sender=to, reply_to=number)
 
     async def reply(self, message: Message, body: Any) -> int:
-        """Answer a message."""
+        """Answer a message; 0 where who asked has ended, and nobody is there to be answered.
+
+        So that an agent does not end because another did not wait for it.
+        """
         answer = ipc.Send(to=message.sender, body=body, type=message.type, reply_to=message.id)
-        sent = await self.call(answer)
+        try:
+            sent = await self.call(answer)
+        except ESRCH:
+            return 0
         return int(sent.id)
 
     async def publish(self, topic: str, body: Any) -> int:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import trio
 
+import procs.launcher
 from drivers.store.memory import MemoryStore
 from procs.launcher import Launcher
 from procs.process import Born, Process
@@ -143,8 +144,33 @@ trio.run(main)
 """
 
 
+async def test_a_zygote_that_hangs_is_ended_with_its_agents_and_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(procs.launcher, "STUCK", 0.5)
+    async with launcher() as made:
+        agent = await launch(made, "deaf")
+        zygote = made.statistics().zygote
+        os.kill(zygote, signal.SIGSTOP)
+        assert (await agent.child.wait()).reason == "signal KILL"
+        await gone(zygote, agent.child.pid)
+        fresh = None
+        while fresh is None:
+            try:
+                fresh = await launch(made, "status", "3")
+            except EAGAIN as busy:
+                await trio.sleep(busy.retry_after)
+        assert (await fresh.ended())[0].status == 3
+        figures = made.statistics()
+        assert (figures.restarts, figures.stuck) == (1, 1)
+        await agent.close()
+
+
+@pytest.mark.parametrize("hangs", [False, True])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-async def test_nothing_outlives_the_kernel(tmp_path: Path, how: signal.Signals) -> None:
+async def test_nothing_outlives_the_kernel(
+    tmp_path: Path, how: signal.Signals, hangs: bool
+) -> None:
     source = KERNEL.format(runtime="tests.agents.tests_runtime", private=str(tmp_path))
     kernel = await trio.lowlevel.open_process(
         [sys.executable, "-c", source], stdout=subprocess.PIPE, cwd=ROOT
@@ -158,6 +184,8 @@ async def test_nothing_outlives_the_kernel(tmp_path: Path, how: signal.Signals) 
             said += data
         pids = msgspec.json.decode(said, type=list[int])
         assert all(alive(pid) for pid in pids)
+        if hangs:
+            os.kill(pids[0], signal.SIGSTOP)
         kernel.send_signal(how)
         await kernel.wait()
         await gone(*pids)

@@ -4,9 +4,6 @@ engram spawn echo --name echo
 engram send echo "hello"
 """
 
-from contextlib import suppress
-
-from syscalls.errors import ESRCH
 from userland.agent import Agent
 
 
@@ -14,5 +11,4 @@ async def main(agent: Agent) -> None:
     """Answer until told to end (`engram kill echo`)."""
     async for message in agent.messages():
         agent.print(f"{message.name or message.sender} said {message.body!r}")
-        with suppress(ESRCH):  # who did not wait for the answer has gone
-            await agent.reply(message, message.body)
+        await agent.reply(message, message.body)

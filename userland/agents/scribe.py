@@ -10,10 +10,9 @@ It writes down each argument (or its goal), then serves messages:
     {"grant": ACCESS}    lets the sender "read" or "write" its space; answers {"granted": ACCESS}
 """
 
-from contextlib import suppress
 from typing import Any
 
-from syscalls.errors import ESRCH, EngramError
+from syscalls.errors import EngramError
 from syscalls.shapes import Message
 from userland.agent import Agent
 
@@ -30,8 +29,7 @@ async def main(agent: Agent) -> None:
         except EngramError as error:
             answer = {"error": str(error)}
         agent.print(f"{message.name or message.sender} asked {message.body}: {answer}")
-        with suppress(ESRCH):  # who did not wait for the answer has gone
-            await agent.reply(message, answer)
+        await agent.reply(message, answer)
 
 
 async def serve(agent: Agent, message: Message) -> dict[str, Any]:
