@@ -6,6 +6,7 @@ from typing import Any
 
 import trio
 
+from drivers.lora.files import WEIGHTS
 from kernel.imaging.album import Album
 from kernel.imaging.keepsakes import Changed, Signs
 from procs.process import Worn
@@ -154,7 +155,10 @@ def test_an_adapter_is_given_again_only_while_it_is_the_same(tmp_path: Path) -> 
         async def learned(digest: str) -> None:
             made = await versions.begin(Version(process.space, "tone", 0, "model"))
             made.digest = digest * 64
-            await versions.accept(made)
+            live = await versions.accept(made)
+            folder = trio.Path(kernel.adapters.root / live.folder)
+            await folder.mkdir(parents=True)
+            await (folder / WEIGHTS).write_bytes(b"")
 
         await learned("a")
         for name, ref in (("follows", "tone"), ("stays", "tone@1")):
