@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,7 +13,6 @@ from syscalls.errors import LoadFault, MachineFault
 from ums.activation import Uses, UsesStatistics
 from ums.audit import Audit
 from ums.blobs import Blobs, BlobsStatistics
-from ums.capsule.desk import Capsules
 from ums.cascade import Cascade, CascadeStatistics
 from ums.consolidate import Consolidator
 from ums.echo import Echoes, EchoStatistics
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         Offload,
         Store,
     )
+    from ums.capsule.desk import Capsules
     from ums.meter import Meter
     from ums.settings import Log
 
@@ -126,7 +127,7 @@ class Parts:
         """Spaces that have changed; who follows them takes them out."""
 
     def _settle_in(self) -> None:
-        """The life of records: learning, uses, states, folding, originals, capsules."""
+        """The life of records: learning, uses, states, folding, originals."""
         self._consolidator = Consolidator(self.store, self.clock)
         self.folding = Folding(self.store, self._spaces, self.clock, self._indexed)
         self.audit = Audit(self.store, self.clock, self.settings.audit_lines)
@@ -146,10 +147,15 @@ class Parts:
         """Beginnings of prompts whose model state is kept, and the records they rest on."""
         self.blobs = Blobs(self.store, self.clock, self.random)
         """The originals that records were made from."""
-        self.capsules = Capsules(
+
+    @cached_property
+    def capsules(self) -> Capsules:
+        """Spaces as files, out and in again; made at the first one."""
+        from ums.capsule.desk import Capsules
+
+        return Capsules(
             self.store, self._spaces, self.blobs, self.clock, self.random, self._changed
         )
-        """Spaces as files, out and in again."""
 
     def _look_up(self) -> None:
         """What is derived, and what is asked."""
