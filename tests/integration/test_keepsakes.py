@@ -149,6 +149,7 @@ def test_what_is_left_of_those_that_have_ended(tmp_path: Path) -> None:
 def test_an_adapter_is_given_again_only_while_it_is_the_same(tmp_path: Path) -> None:
     async def story(world: World, shell: Channel) -> None:
         kernel = world.kernel
+        kernel.adapters.root = tmp_path / "lora"
         apid = await spawned(shell, "deaf")
         process, versions = kernel.processes.get(apid), kernel.adapters.versions
 
