@@ -356,7 +356,7 @@ class Launcher:
                         raise
                     return  # it has ended
                 await self._heard.wait()
-            if patience.cancelled_caught:
+            if patience.cancelled_caught and self._zygote_pid:
                 self._stuck += 1
                 os.kill(self._zygote_pid, signal.SIGKILL)
                 return

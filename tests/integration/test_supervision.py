@@ -204,6 +204,8 @@ def test_kills_at_any_moment_lose_nothing_and_repeat_what_was_in_hand_at_most(
             if number % 50 == 25:
                 try:
                     pid = killer.proc.info(target="keeper").pid
+                    if not pid:
+                        continue  # it has its number and no process yet: 0 would be all of us
                     os.kill(pid, signal.SIGKILL)
                 except (EngramError, ProcessLookupError):
                     continue  # it is being started again
