@@ -147,12 +147,14 @@ trio.run(main)
 async def test_a_zygote_that_hangs_is_ended_with_its_agents_and_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(procs.launcher, "STUCK", 0.5)
+    monkeypatch.setattr(procs.launcher, "STUCK", 4.0)
     async with launcher() as made:
         agent = await launch(made, "deaf")
         zygote = made.statistics().zygote
+        assert zygote
         os.kill(zygote, signal.SIGSTOP)
         assert (await agent.child.wait()).reason == "signal KILL"
+        monkeypatch.setattr(procs.launcher, "STUCK", PATIENCE)
         await gone(zygote, agent.child.pid)
         fresh = None
         while fresh is None:
